@@ -1,0 +1,99 @@
+# Two commands for a fresh machine: `make demo` and `make test`. Both work inside .venv and need no rights.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+DEMO   := build/demo
+CORE   := $(VENV)/.core-installed
+TEST   := $(VENV)/.test-installed
+MODEL  := fixtures/tiny-llama.gguf
+SOURCE := $(shell find ropepatch schemas -type f -not -name '*.pyc' 2>/dev/null)
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help demo setup test lint format docs docs-check bench fixtures clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo      patch a small GGUF with YaRN x4 and show before, after, difference and manifest"
+	@echo "make test      install what the tests need and run them all"
+	@echo "make lint      ruff check, ruff format --check, mypy"
+	@echo "make format    let ruff rewrite what it can"
+	@echo "make docs      write docs/cli.md from the commands (docs-check: only compare)"
+	@echo "make bench     make a 4 GB GGUF and measure ropepatch against cp and gguf-new-metadata"
+	@echo "make fixtures  make the small checkpoints again"
+	@echo "make clean     remove .venv, build products and caches"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "ropepatch needs Python 3.10 or newer; say which: make PYTHON=python3.12")'
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "$(PYTHON) cannot make a virtual environment; install its venv module (Debian, Ubuntu: python3-venv)" >&2; exit 1; }
+
+# The package as a user installs it, with nothing but its core dependencies. Where the tests' editable install is already
+# there, it stays: it runs the same code.
+$(CORE): pyproject.toml $(SOURCE) | $(BIN)/python
+	@if [ -e $(TEST) ]; then echo "using the editable install of make test"; else $(BIN)/pip install --quiet .; fi
+	@touch $@
+
+# torch goes first and alone: left to the resolver it may pull gigabytes of CUDA packages that no test needs.
+$(TEST): pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet --editable '.[test]'
+	@touch $@
+
+$(MODEL): | $(CORE)
+	$(BIN)/python fixtures/make_fixtures.py
+
+define MANIFEST_IN_SHORT
+import json, sys
+statement = json.load(open(sys.argv[1], encoding="utf-8"))
+predicate = statement["predicate"]
+print("statement:", statement["_type"], "|", "predicate:", statement["predicateType"])
+for role, entries in (("input", predicate["buildDefinition"]["resolvedDependencies"]), ("output", statement["subject"])):
+    for entry in entries:
+        print(f"{role + ':':8} {entry.get('name') or entry.get('uri')}  sha256 {entry.get('digest', {}).get('sha256', '-')[:16]}...")
+print("parameters:", json.dumps(predicate["buildDefinition"]["externalParameters"])[:400])
+endef
+export MANIFEST_IN_SHORT
+
+demo: $(CORE) $(MODEL)
+	@rm -rf $(DEMO) && mkdir -p $(DEMO) && cp $(MODEL) $(DEMO)/model.gguf
+	@echo; echo "== before"
+	$(BIN)/ropepatch inspect $(DEMO)/model.gguf
+	@echo; echo "== patch"
+	$(BIN)/ropepatch apply --method yarn --factor 4 $(DEMO)/model.gguf
+	@echo; echo "== after"
+	$(BIN)/ropepatch inspect $(DEMO)/model-yarn-4x.gguf
+	@echo; echo "== difference (exit code 1 says that there is one)"
+	$(BIN)/ropepatch diff $(DEMO)/model.gguf $(DEMO)/model-yarn-4x.gguf || [ $$? -eq 1 ]
+	@echo; echo "== manifest, in short ($(DEMO)/model-yarn-4x.ropepatch.json)"
+	@$(BIN)/python -c "$$MANIFEST_IN_SHORT" $(DEMO)/model-yarn-4x.ropepatch.json
+
+setup: $(TEST)
+
+test: $(TEST)
+	$(BIN)/python -m pytest -n 2
+
+lint: $(TEST)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(TEST)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(TEST)
+	$(BIN)/python tools/cli_reference.py
+
+docs-check: $(TEST)
+	$(BIN)/python tools/cli_reference.py --check
+
+bench: $(CORE)
+	$(BIN)/python benchmarks/large_gguf.py $(BENCH)
+
+fixtures: $(CORE)
+	$(BIN)/python fixtures/make_fixtures.py
+
+clean:
+	rm -rf $(VENV) build dist bench-data .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,216 @@
+"""A ref to its files, container, dialect and profile; and the plan of a patch."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ropepatch import dialects, methods
+from ropepatch.dialects.base import Dialect, Lowering
+from ropepatch.errors import AlreadyScaled, InputError, UsageError
+from ropepatch.frequencies import profile_frequencies
+from ropepatch.methods.base import Frequencies, Method, ParameterError, Target
+from ropepatch.methods.plain import NoScaling
+from ropepatch.methods.stack import Stack
+from ropepatch.patch import Patch
+from ropepatch.profile import RopeGroup, RopeProfile
+
+#: Beyond this, a length is a typing mistake: no format's context field holds more.
+MAX_CONTEXT = (1 << 31) - 1
+
+
+class Checkpoint:
+    """An opened checkpoint.
+
+    Attributes:
+        ref: what the person typed.
+        dialect: how its format spells RoPE.
+    """
+
+    def __init__(self, ref: str, dialect: Dialect) -> None:
+        self.ref = ref
+        self.dialect = dialect
+
+    @cached_property
+    def profile(self) -> RopeProfile:
+        """The normalised description of the checkpoint's RoPE.
+
+        Raises:
+            InputError: the metadata cannot be understood.
+            NoRope: there is no RoPE.
+        """
+        return self.dialect.lift(self.ref)
+
+    def frequencies(self, length: int | None = None, runtime: str | None = None) -> dict[str, Frequencies]:
+        """``inv_freq`` and ``attention_scale`` by group name.
+
+        Args:
+            length: the context in tokens; None means at or below the trained one.
+            runtime: None for what the method defines.
+
+        Raises:
+            UsageError: the runtime is unknown.
+            RuntimeRejects: the runtime refuses this checkpoint.
+        """
+        if runtime is not None:
+            raise UsageError(f"unknown runtime {runtime!r}")
+        return profile_frequencies(self.profile, length)
+
+    def patch(
+        self,
+        method: str,
+        factor: float | None = None,
+        *,
+        length: int | None = None,
+        original: int | None = None,
+        existing: str = "error",
+        group: str | None = None,
+        hf_layout: str | None = None,
+        bake: bool = False,
+        **settings: Any,
+    ) -> Patch:
+        """The patch that extends this checkpoint; nothing is written.
+
+        Args:
+            method: a name from ``ropepatch.methods.REGISTRY``, or ``name+resonance``.
+            factor: the extension; or give ``length``.
+            length: the new context in tokens.
+            original: the trained context, where the file does not say it.
+            existing: ``error``, ``replace`` or ``compose`` for a checkpoint that is scaled already.
+            group: the rope group to extend; default the one that a longer context reaches.
+            hf_layout: ``v4``, ``v5`` or ``both``.
+            bake: write per-pair factors even where a named method would do.
+            settings: the method's parameters.
+
+        Raises:
+            UsageError: the arguments do not fit the method.
+            AlreadyScaled: it is scaled and ``existing`` is ``error``.
+            MethodUnsupported: the format cannot hold the method.
+        """
+        before = self.profile
+        name = self._group_name(before, group)
+        start = before.groups[name]
+        trained = original or self._original(before, start, existing)
+        wants_factor = _has_factor(method)
+        factor = _factor(method, factor, length, trained, wants_factor)
+        try:
+            target = Target(factor, trained, start.spectrum())
+            scaling = methods.extend(method, target, settings)
+        except ParameterError as error:
+            raise UsageError(str(error)) from None
+        after_group = self._extended(start, scaling, existing)
+        declared = length or (round(factor * trained) if trained and wants_factor else before.declared_context)
+        if declared is not None and declared > MAX_CONTEXT:
+            raise UsageError(f"a context of {declared} tokens does not fit any format (limit {MAX_CONTEXT})")
+        keeps_trained = existing == "compose" and before.trained_context is not None
+        after = dataclasses.replace(
+            before,
+            groups={**before.groups, name: after_group},
+            trained_context=before.trained_context if keeps_trained else trained,
+            declared_context=declared,
+        )
+        edits, notes = self.dialect.lower(before, after, Lowering(hf_layout, bake))
+        return Patch(
+            ref=self.ref,
+            method=method,
+            factor=factor if wants_factor else None,
+            parameters={name: scaling.to_json()},
+            edits=tuple(edits),
+            before=before,
+            after=after,
+            notes=tuple(notes),
+            root=self.dialect.root,
+        )
+
+    def _group_name(self, profile: RopeProfile, wanted: str | None) -> str:
+        if wanted is not None:
+            if wanted not in profile.groups:
+                raise UsageError(f"there is no rope group {wanted!r}; there are: {', '.join(profile.groups)}")
+            return wanted
+        for name in ("full_attention", "default"):
+            if name in profile.groups:
+                return name
+        return next(iter(profile.groups))
+
+    def _original(self, profile: RopeProfile, group: RopeGroup, existing: str) -> int | None:
+        if not (group.scaled or profile.scaled):
+            return profile.trained_context or profile.declared_context
+        if existing == "replace":
+            if profile.trained_context is None:
+                raise UsageError(f"{self.ref} does not say its original context; pass --original-length")
+            return profile.trained_context
+        if existing == "compose":
+            return profile.declared_context
+        if existing != "error":
+            raise UsageError(f"existing must be error, replace or compose, not {existing!r}")
+        raise AlreadyScaled(
+            f"is scaled already ({describe(group.scaling)}{_span(profile)})",
+            where=self.ref,
+            hint="--existing replace starts again from the original context, --existing compose stacks",
+        )
+
+    def _extended(self, start: RopeGroup, scaling: Method, existing: str) -> RopeGroup:
+        if start.scaling.name == "proportional" and scaling.name != "none":
+            raise InputError(
+                "proportional RoPE leaves most pairs standing still; no method here extends it", where=self.ref
+            )
+        if existing == "compose" and start.scaled and not isinstance(scaling, NoScaling):
+            return dataclasses.replace(start, scaling=Stack((*_stages(start.scaling), *_stages(scaling))))
+        return dataclasses.replace(start, scaling=scaling, factors=None)
+
+
+def _stages(method: Method) -> tuple[Method, ...]:
+    return method.stages if isinstance(method, Stack) else (method,)
+
+
+def describe(scaling: Method) -> str:
+    """A method in a few words: its name and factor."""
+    factor = getattr(scaling, "factor", None)
+    name = scaling.to_json()["method"]
+    return f"{name} {factor:g}x" if factor else str(name)
+
+
+def _span(profile: RopeProfile) -> str:
+    if profile.trained_context and profile.declared_context:
+        return f", {profile.trained_context} to {profile.declared_context} tokens"
+    return ""
+
+
+def _has_factor(method: str) -> bool:
+    return method.split("+")[0] not in ("none", "theta", "resonance")
+
+
+def _factor(method: str, factor: float | None, length: int | None, trained: int | None, wanted: bool) -> float:
+    """The extension asked for, 1.0 for a method that has none.
+
+    Raises:
+        UsageError: neither, or a contradiction, or less than 1.
+    """
+    if not wanted:
+        if factor is not None:
+            raise UsageError(f"{method} takes no factor")
+        return 1.0
+    if factor is None and length is None:
+        raise UsageError(f"{method} needs --factor or --length")
+    if length is not None:
+        if trained is None:
+            raise UsageError("--length needs the original context, which the file does not say; pass --original-length")
+        if factor is not None and round(factor * trained) != length:
+            raise UsageError(f"--factor {factor:g} of {trained} tokens is not --length {length}; give one of them")
+        if factor is None:
+            factor = length / trained
+    assert factor is not None
+    if not 1 <= factor < 1e6:
+        raise UsageError(f"the factor must be at least 1 (and below 1e6), not {factor:g}")
+    return factor
+
+
+def open(ref: str | Path) -> Checkpoint:
+    """Open the checkpoint that ``ref`` names.
+
+    Raises:
+        InputError: there is no such checkpoint, or its format is unknown.
+    """
+    return Checkpoint(str(ref), dialects.open(str(ref)))

@@ -1,0 +1,80 @@
+"""safetensors: the header, bounded before it is parsed."""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ropepatch.containers import json_text
+from ropepatch.errors import InputError
+
+#: The limit of the safetensors library itself.
+MAX_HEADER = 100 << 20
+_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+    "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "F64": 64, "I64": 64, "U64": 64,
+    "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor: ``start`` and ``end`` count from the beginning of the file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """A parsed header: tensors by name, ``__metadata__``, and where the data begins."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    metadata: dict[str, Any]
+    data_offset: int
+    size: int
+
+
+def scan(path: str | Path) -> Header:
+    """Read the header of a safetensors file.
+
+    Raises:
+        InputError: it is no safetensors file, is truncated, or its offsets do not fit.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, 2)
+            file.seek(0)
+            start = file.read(8)
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else -1
+            if not 2 <= length <= min(MAX_HEADER, size - 8):
+                raise InputError("not a safetensors file, or truncated: impossible header length", where=str(path))
+            text = file.read(length).decode("utf-8")
+    except UnicodeDecodeError:
+        raise InputError("not a safetensors file: the header is not UTF-8", where=str(path)) from None
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    raw = json_text.parse(text, str(path))
+    metadata = raw.pop("__metadata__", {})
+    tensors = {name: _tensor(path, name, entry, 8 + length, size) for name, entry in raw.items()}
+    return Header(path, tensors, metadata if isinstance(metadata, dict) else {}, 8 + length, size)
+
+
+def _tensor(path: Path, name: str, entry: Any, base: int, size: int) -> Tensor:
+    try:
+        dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        bits = _BITS[dtype] * math.prod(shape)
+        fits = all(isinstance(n, int) and n >= 0 for n in (*shape, start, end)) and (end - start) * 8 == bits
+    except (KeyError, TypeError, ValueError):
+        fits = False
+    if not fits or base + end > size:
+        raise InputError(f"tensor {name!r} has an impossible type, shape or offset", where=str(path))
+    return Tensor(name, dtype, shape, base + start, base + end)

@@ -1,0 +1,309 @@
+"""GGUF metadata and tensors to a profile, as llama.cpp reads them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ropepatch.containers import gguf as container
+from ropepatch.containers.gguf import ArrayRef
+from ropepatch.dialects import factors as factor_lists
+from ropepatch.dialects.base import Lowering
+from ropepatch.errors import InputError, NoRope
+from ropepatch.methods.base import Method, ParameterError, yarn_attention
+from ropepatch.methods.by_parts import Llama3
+from ropepatch.methods.linear import Linear
+from ropepatch.methods.longrope import Factors, LongRope
+from ropepatch.methods.plain import NoScaling
+from ropepatch.methods.stack import Stack
+from ropepatch.methods.yarn import Yarn
+from ropepatch.patch import Edit
+from ropepatch.profile import RopeGroup, RopeProfile, Source
+from ropepatch.runtimes import llama_cpp
+from ropepatch.runtimes.llama_cpp_table import FREQS, LONG, SHORT, Row
+
+SCALING_TYPES = ("none", "linear", "yarn", "longrope")
+#: keys that the profile takes in; every other rope key is kept under ``unrecognised``
+_KNOWN = frozenset(
+    {
+        "rope.dimension_count",
+        "rope.dimension_count_swa",
+        "rope.dimension_sections",
+        "rope.freq_base",
+        "rope.freq_base_swa",
+        "rope.scaling.type",
+        "rope.scaling.factor",
+        "rope.scale_linear",
+        "rope.scaling.attn_factor",
+        "rope.scaling.original_context_length",
+    }
+)
+
+
+class GgufDialect:
+    """An opened GGUF file."""
+
+    def __init__(self, header: container.Header) -> None:
+        self.header = header
+        self.path = header.path
+        self.root = header.path.parent
+        architecture = header.get("general.architecture")
+        if not isinstance(architecture, str):
+            raise InputError("has no general.architecture", where=str(self.path))
+        self.architecture = architecture
+
+    @classmethod
+    def open(cls, path: Path) -> GgufDialect:
+        """Scan the header of ``path``."""
+        return cls(container.scan(path))
+
+    def files(self) -> list[Path]:
+        """The one file."""
+        return [self.path]
+
+    def key(self, name: str) -> str:
+        """The full name of an architecture's key."""
+        return f"{self.architecture}.{name}"
+
+    def row(self) -> Row:
+        """What llama.cpp reads for this architecture.
+
+        Raises:
+            InputError: the architecture is unknown.
+            NoRope: it has no rotary embedding.
+        """
+        row = llama_cpp.reads(self.architecture)
+        if row is None:
+            raise InputError(
+                f"architecture {self.architecture!r} is not one that llama.cpp loads",
+                where=f"{self.path}: general.architecture",
+                hint="ropepatch will not guess which keys its engine reads",
+            )
+        if not row.rotates:
+            raise NoRope(
+                f"architecture {self.architecture!r} has no rotary position embedding; there is nothing to patch",
+                where=str(self.path),
+            )
+        return row
+
+    def number(self, name: str) -> float | None:
+        """A positive finite number under an architecture's key; None when absent.
+
+        Raises:
+            InputError: it is something else.
+        """
+        value = self.header.get(self.key(name))
+        if value is None:
+            return None
+        if isinstance(value, ArrayRef):
+            items = self.header.array(self.key(name)) or []
+            value = next((item for item in items if item), None)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+            raise InputError(f"is {value!r}, not a usable number", where=f"{self.path}: {self.key(name)}")
+        return value
+
+    def lift(self, ref: str) -> RopeProfile:
+        """The profile that llama.cpp makes of this file."""
+        row = self.row()
+        notes: list[str] = []
+        context = self.number("context_length")
+        declared = int(context) if context else None
+        group = self._group(row, notes)
+        original = self.number("rope.scaling.original_context_length")
+        try:
+            scaling, kept = self._scaling(row, group, declared, notes)
+        except ParameterError as error:
+            raise InputError(str(error), where=f"{self.path}: {self.key('rope.scaling')}") from None
+        trained = self._trained(scaling, int(original) if original else None, declared, notes)
+        groups = self._groups(row, group, scaling, kept)
+        return RopeProfile(
+            source=Source(ref, "gguf", self.architecture, f"gguf-v{self.header.version}"),
+            groups=groups,
+            trained_context=trained,
+            declared_context=declared,
+            unrecognised=self._unrecognised(row),
+            notes=tuple(notes),
+        )
+
+    def _group(self, row: Row, notes: list[str]) -> RopeGroup:
+        head = self.number("attention.key_length")
+        if head is None:
+            width, heads = self.number("embedding_length"), self.number("attention.head_count")
+            head = width / heads if width and heads else None
+        rotary = self.number("rope.dimension_count")
+        if rotary is None and head is None:
+            raise InputError(
+                "says neither rope.dimension_count nor attention.key_length nor embedding_length and head_count",
+                where=str(self.path),
+            )
+        rotary = rotary or head or 0
+        if rotary != int(rotary) or rotary < 2 or rotary % 2 or rotary > 1 << 16:
+            raise InputError(f"rotates {rotary:g} dimensions", where=f"{self.path}: {self.key('rope.dimension_count')}")
+        theta = self.number("rope.freq_base")
+        if theta is None:
+            notes.append("rope.freq_base is not written; llama.cpp takes 10000")
+        elif theta <= 0:
+            raise InputError(f"is {theta:g}", where=f"{self.path}: {self.key('rope.freq_base')}")
+        sections = self.header.array(self.key("rope.dimension_sections"))
+        return RopeGroup(
+            rope_theta=float(theta or 10000.0),
+            rotary_dim=int(rotary),
+            head_dim=int(head or rotary),
+            layout="interleaved" if row.pairs == "norm" else "half",
+            mrope_section=tuple(int(n) for n in sections if n) if sections and any(sections) else None,
+        )
+
+    def _scaling(
+        self, row: Row, group: RopeGroup, declared: int | None, notes: list[str]
+    ) -> tuple[Method, tuple[float, ...] | None]:
+        """The method in force on full-attention layers, and the divisors when a tensor carries it."""
+        kind = self.header.get(self.key("rope.scaling.type"))
+        if kind is not None and kind not in SCALING_TYPES:
+            raise InputError(
+                f"is {kind!r}; llama.cpp aborts on it",
+                where=f"{self.path}: {self.key('rope.scaling.type')}",
+                hint=f"it knows {', '.join(SCALING_TYPES)}",
+            )
+        factor = self.number("rope.scaling.factor")
+        if factor is None:
+            factor = self.number("rope.scale_linear")
+        factor = float(factor or 1.0)
+        if kind == "none" and factor != 1:
+            notes.append(f"rope.scaling.factor {factor:g} has no effect: rope.scaling.type is none")
+            factor = 1.0
+        attention = float(self.number("rope.scaling.attn_factor") or 1.0)
+        original = int(self.number("rope.scaling.original_context_length") or declared or 0)
+        stages: list[Method] = []
+        tensor = self._tensor_stage(row, group, original, kind, notes)
+        if tensor is not None:
+            stages.append(tensor)
+        if kind == "yarn":
+            stages.append(self._yarn(row, factor, original, attention))
+        else:
+            if factor != 1:
+                stages.append(Linear(factor))
+            if attention != 1:
+                stages = _with_attention(stages, attention, group)
+        scaling = stages[0] if len(stages) == 1 else Stack(tuple(stages)) if stages else NoScaling()
+        kept = self._values(FREQS) if isinstance(tensor, Llama3) else None
+        return scaling, kept
+
+    def _yarn(self, row: Row, factor: float, original: int, attention: float) -> Yarn:
+        betas: dict[str, Any] = {}
+        if row.betas:
+            for name in ("beta_fast", "beta_slow"):
+                value = self.number(f"rope.scaling.yarn_{name}")
+                if value is not None:
+                    betas[name] = float(value)
+        net = None if attention == 1 else attention * yarn_attention(factor)
+        return Yarn(factor, original, attention_factor=net, **betas)
+
+    def _tensor_stage(
+        self, row: Row, group: RopeGroup, original: int, kind: str | None, notes: list[str]
+    ) -> Method | None:
+        present = [name for name in (FREQS, LONG, SHORT) if name in self.header.tensors]
+        if not present:
+            return None
+        wanted = row.factor_tensors(kind)
+        for name in present:
+            if name not in wanted and row.factors != "x":
+                notes.append(f"llama.cpp does not look for {name} here and will refuse the file")
+        for name in present:
+            if (count := len(self._values(name))) != group.rotary_dim // 2:
+                raise InputError(
+                    f"has {count} values for {group.rotary_dim // 2} rotated pairs", where=f"{self.path}: {name}"
+                )
+        if row.factors == "x":  # accepted and ignored
+            notes.append(f"llama.cpp loads {', '.join(present)} for {self.architecture} and does not use it")
+            return None
+        if FREQS in wanted and FREQS in present:
+            values = self._values(FREQS)
+            if all(value == 1 for value in values):
+                return None
+            return factor_lists.recognise(group.spectrum(), np.asarray(values)) or Factors(values)
+        if LONG in wanted and LONG in present:
+            long = self._values(LONG)
+            short = self._values(SHORT) if SHORT in present else (1.0,) * len(long)
+            return LongRope(short, long, original, attention_factor=1.0)
+        return None
+
+    def _values(self, name: str) -> tuple[float, ...]:
+        return tuple(float(value) for value in self.header.read_f32(name).reshape(-1))
+
+    def _trained(self, scaling: Method, original: int | None, declared: int | None, notes: list[str]) -> int | None:
+        if original:
+            return original
+        known: int | None = getattr(scaling, "original_max_position_embeddings", None)
+        if known:
+            return known
+        if scaling.name == "none":
+            return declared
+        notes.append("the original context is not written; pass --original-length for a method that needs it")
+        return None
+
+    def _groups(
+        self, row: Row, group: RopeGroup, scaling: Method, kept: tuple[float, ...] | None
+    ) -> dict[str, RopeGroup]:
+        full = dataclasses.replace(group, scaling=scaling, factors=kept)
+        window = self.number("attention.sliding_window")
+        if row.swa == "-" or not window:
+            return {"default": full}
+        theta = None if row.swa_base == "main" else self.number("rope.freq_base_swa")
+        base = float(theta) if theta else (10000.0 if row.swa_base == "10000" else group.rope_theta)
+        local = dataclasses.replace(
+            group,
+            rope_theta=base,
+            rotary_dim=int(self.number("rope.dimension_count_swa") or group.rotary_dim),
+            window=int(window),
+            scaling=scaling if row.swa == "same" else NoScaling(),
+        )
+        if (
+            local.rope_theta == full.rope_theta
+            and local.scaling == full.scaling
+            and local.rotary_dim == full.rotary_dim
+        ):
+            return {"default": full}
+        sliding, rest = self._layers()
+        return {
+            "full_attention": dataclasses.replace(full, layers=rest),
+            "sliding_attention": dataclasses.replace(local, layers=sliding),
+        }
+
+    def _layers(self) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
+        """Sliding and full layers where the file lists them."""
+        pattern = self.header.array(self.key("attention.sliding_window_pattern"))
+        if not pattern:
+            return None, None
+        return (
+            tuple(i for i, sliding in enumerate(pattern) if sliding),
+            tuple(i for i, sliding in enumerate(pattern) if not sliding),
+        )
+
+    def _unrecognised(self, row: Row) -> dict[str, Any]:
+        prefix = f"{self.architecture}."
+        betas = {"rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow"} if row.betas else set()
+        found: dict[str, Any] = {}
+        for key, record in self.header.keys.items():
+            name = key.removeprefix(prefix)
+            if not key.startswith(prefix + "rope.") or name in _KNOWN or name in betas:
+                continue
+            value = record.value
+            found[key] = (self.header.array(key) or "array") if isinstance(value, ArrayRef) else value
+        return found
+
+    def lower(self, before: RopeProfile, after: RopeProfile, options: Lowering) -> tuple[list[Edit], list[str]]:
+        """The metadata and tensor edits that make llama.cpp compute ``after``."""
+        from ropepatch.dialects import gguf_lower
+
+        return gguf_lower.lower(self, before, after, options)
+
+
+def _with_attention(stages: list[Method], attention: float, group: RopeGroup) -> list[Method]:
+    """``attn_factor`` without YaRN, put on the stage that can carry it."""
+    if stages and isinstance(stages[0], (Factors, LongRope)):
+        return [dataclasses.replace(stages[0], attention_factor=attention), *stages[1:]]
+    return [*stages, Factors((1.0,) * (group.rotary_dim // 2), attention_factor=attention)]

@@ -1,0 +1,186 @@
+"""A profile to edits of ``config.json``, in the layout that the file has and in the portable spelling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ropepatch.dialects import factors as factor_lists
+from ropepatch.dialects import hf_families, hf_scaling
+from ropepatch.dialects.base import Lowering
+from ropepatch.errors import MethodUnsupported
+from ropepatch.methods.base import Method
+from ropepatch.methods.linear import Linear
+from ropepatch.methods.longrope import LongRope
+from ropepatch.methods.ntk import Dynamic, Ntk, NtkCritical
+from ropepatch.methods.plain import Theta
+from ropepatch.patch import Edit, Value, difference
+from ropepatch.profile import RopeGroup, RopeProfile
+
+if TYPE_CHECKING:
+    from ropepatch.dialects.hf_config import HfDialect
+
+#: vLLM leaves their declared context alone where it multiplies that of every other model by the factor
+_NOT_MULTIPLIED = ("gemma3", "gemma3_text")
+
+
+def lower(
+    dialect: HfDialect, before: RopeProfile, after: RopeProfile, options: Lowering
+) -> tuple[list[Edit], list[str]]:
+    """Edits and notes that take the config from ``before`` to ``after``; see :meth:`Dialect.lower`."""
+    notes: list[str] = []
+    changed = [name for name in after.groups if after.groups[name] != before.groups[name]]
+    wanted: dict[tuple[str, ...], Any] = {}
+    for name in changed:
+        theta, rope = _spell(dialect, after, after.groups[name], options, notes)
+        wanted |= _place(dialect, name, theta, rope, options)
+    wanted |= _contexts(dialect, after, changed, notes)
+    return _edits(dialect, wanted), notes
+
+
+def _spell(
+    dialect: HfDialect, after: RopeProfile, group: RopeGroup, options: Lowering, notes: list[str]
+) -> tuple[float, dict[str, Any]]:
+    """The base and the rope dict (empty for no scaling) that make ``group``."""
+    scaling = group.scaling
+    if isinstance(scaling, (Ntk, NtkCritical)) and not options.bake:
+        return scaling.theta(group.spectrum()), {}
+    if isinstance(scaling, Theta) and not options.bake:
+        return scaling.rope_theta, {}
+    rope = None if options.bake and scaling.static and scaling.name != "none" else hf_scaling.spell(scaling)
+    if rope is None:
+        rope = _baked(dialect, after, group, notes)
+    if rope.get("rope_type") == "longrope" and dialect.section.model_type in ("phi3", "phi4_multimodal", "phimoe"):
+        # The one spelling that both lines of transformers, mlx-lm and exllamav2 accept for Phi.
+        rope = {"type": "longrope", **{k: v for k, v in rope.items() if k in ("short_factor", "long_factor")}}
+    return group.rope_theta, rope
+
+
+def _baked(dialect: HfDialect, after: RopeProfile, group: RopeGroup, notes: list[str]) -> dict[str, Any]:
+    """Any static method as ``longrope`` with equal lists and an explicit attention factor."""
+    if not group.scaling.static:
+        raise MethodUnsupported(
+            f"{group.scaling.to_json()['method']} follows the length at run time and has no rope type here",
+            where=str(dialect.path),
+        )
+    divisors, attention = factor_lists.baked(group)
+    factors = tuple(float(f) for f in divisors)
+    original = after.trained_context or after.declared_context or 2
+    notes.append(
+        "written as longrope factors, which transformers reads exactly; vLLM, SGLang and mlx-lm take the factors and "
+        "compute an attention factor of their own"
+    )
+    rope = hf_scaling.spell(LongRope(factors, factors, original, attention_factor=attention))
+    assert rope is not None
+    return rope
+
+
+def _layouts(dialect: HfDialect, options: Lowering) -> tuple[str, ...]:
+    layout = options.hf_layout or dialect.layout_version
+    return {"both": ("v4", "v5"), "v5": ("v5",)}.get(layout, ("v4",))
+
+
+def _place(
+    dialect: HfDialect, name: str, theta: float, rope: dict[str, Any], options: Lowering
+) -> dict[tuple[str, ...], Any]:
+    """Values by path (below the text section) for one group; None deletes the key, ``_NULL`` writes a null."""
+    given = dialect.section.given
+    wanted: dict[tuple[str, ...], Any] = {}
+    layouts = _layouts(dialect, options)
+    old_dict, _ = hf_families.rope_dict(dialect.section)
+    nested = isinstance(old_dict.get(name), Mapping)
+    old = old_dict.get(name, {}) if nested else old_dict
+    kept = {key: value for key, value in old.items() if key in hf_scaling.KEPT_KEYS and key != "rope_theta"}
+    if "v4" in layouts:
+        wanted |= _place_v4(dialect, name, theta, rope, kept, nested)
+    elif given.get("rope_scaling") is not None:
+        wanted[("rope_scaling",)] = None
+    if "v5" in layouts:
+        typed = {"rope_type": rope.get("rope_type", rope.get("type", "default"))}
+        block = {**typed, "rope_theta": theta, **{k: v for k, v in rope.items() if k != "type"}, **kept}
+        wanted[("rope_parameters", name) if nested or name != "default" else ("rope_parameters",)] = block
+        if "v4" not in layouts and given.get("rope_theta") is not None:
+            wanted[("rope_theta",)] = None
+    elif given.get("rope_parameters") is not None:
+        wanted[("rope_parameters",)] = None
+    return wanted
+
+
+def _place_v4(
+    dialect: HfDialect, name: str, theta: float, rope: dict[str, Any], kept: dict[str, Any], nested: bool
+) -> dict[tuple[str, ...], Any]:
+    given = dialect.section.given
+    wanted: dict[tuple[str, ...], Any] = {}
+    block: Any = {**rope, **kept} if rope else ({"rope_type": "default", **kept} if kept else None)
+    path = ("rope_scaling", name) if nested and "rope_scaling" in given else ("rope_scaling",)
+    if block is not None or "rope_scaling" in given:
+        wanted[path] = block if block is not None else _NULL
+    key = theta_key(dialect, name)
+    if given.get(key) is not None or theta != _current_theta(dialect, name):
+        wanted[(key,)] = theta
+    return wanted
+
+
+class _Null:
+    """Stands for a JSON null, where None means that the key goes."""
+
+
+_NULL = _Null()
+
+
+def theta_key(dialect: HfDialect, name: str) -> str:
+    """The top-level key that holds the base of a group."""
+    given = dialect.section.given
+    if name == "sliding_attention":
+        return "local_rope_theta" if "modernbert" in dialect.section.model_type else "rope_local_base_freq"
+    if "modernbert" in dialect.section.model_type:
+        return "global_rope_theta"
+    return next((key for key in hf_families.THETA_KEYS if given.get(key) is not None), "rope_theta")
+
+
+def _current_theta(dialect: HfDialect, name: str) -> float | None:
+    found = hf_families.entries(dialect.section, []).get(name)
+    return found.theta if found else None
+
+
+def _contexts(
+    dialect: HfDialect, after: RopeProfile, changed: list[str], notes: list[str]
+) -> dict[tuple[str, ...], Any]:
+    wanted: dict[tuple[str, ...], Any] = {}
+    scalings: list[Method] = [after.groups[name].scaling for name in changed]
+    declared = after.declared_context
+    multiplied = any(isinstance(s, (Linear, Dynamic)) for s in scalings)
+    if multiplied and dialect.section.model_type not in _NOT_MULTIPLIED and after.trained_context:
+        notes.append(
+            f"max_position_embeddings stays at {after.trained_context}: engines multiply it by the factor themselves; "
+            f"the new context is {declared}"
+        )
+        declared = after.trained_context
+    if declared is not None:
+        wanted[(dialect.section.context_key(),)] = declared
+    original = next((s.original_max_position_embeddings for s in scalings if isinstance(s, LongRope)), None)
+    baked = any(
+        s.name not in ("ntk", "ntk-critical", "theta", "none") and hf_scaling.spell(s) is None for s in scalings
+    )
+    top = dialect.section.given.get("original_max_position_embeddings")
+    if original or baked or top is not None:
+        wanted[("original_max_position_embeddings",)] = original or after.trained_context or top
+    return wanted
+
+
+def _edits(dialect: HfDialect, wanted: Mapping[tuple[str, ...], Any]) -> list[Edit]:
+    prefix, given = dialect.section.path, dialect.section.given
+    before: dict[tuple[str, ...], Value] = {}
+    after: dict[tuple[str, ...], Value | None] = {}
+    for path, value in wanted.items():
+        found: Any = given
+        present = True
+        for key in path:
+            present = isinstance(found, Mapping) and key in found
+            found = found[key] if present else None
+        full = (*prefix, *path)
+        if present:
+            before[full] = Value(found)
+        after[full] = None if value is None else Value(None if value is _NULL else value)
+    name = dialect.path.name
+    return difference(name, "json", before, {k: v for k, v in after.items() if v is not None or k in before})

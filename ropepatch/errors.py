@@ -1,0 +1,83 @@
+"""Errors: one class for each exit code of the command line, each message one line.
+
+A message says what is wrong, where (file, key, offset) and what would work.
+"""
+
+from __future__ import annotations
+
+
+class RopepatchError(Exception):
+    """Base of every error that ropepatch raises on purpose.
+
+    Args:
+        what: what is wrong, in one line.
+        where: the file, key or offset that it concerns.
+        hint: what would work instead.
+    """
+
+    exit_code = 3
+
+    def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
+        self.what = what
+        self.where = where
+        self.hint = hint
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{text}; {self.hint}" if self.hint else text
+
+    def to_json(self) -> dict[str, object]:
+        """The error as the object that ``--json`` prints on stderr."""
+        return {
+            "schema": "ropepatch.error/1",
+            "error": type(self).__name__,
+            "what": self.what,
+            "where": self.where,
+            "hint": self.hint,
+            "exit_code": self.exit_code,
+        }
+
+
+class CheckFailed(RopepatchError):
+    """A verification found that an output is not what its patch says (exit 1)."""
+
+    exit_code = 1
+
+
+class UsageError(RopepatchError):
+    """Options, parameters or their combination cannot be used (exit 2)."""
+
+    exit_code = 2
+
+
+class InputError(RopepatchError):
+    """A checkpoint cannot be read or patched (exit 3)."""
+
+
+class NoRope(InputError):
+    """The checkpoint's architecture does not use rotary position embedding (exit 3)."""
+
+
+class MethodUnsupported(InputError):
+    """The format or a runtime that reads it cannot hold the method (exit 3)."""
+
+
+class AlreadyScaled(InputError):
+    """The checkpoint is scaled already and ``--existing error`` is in force (exit 3)."""
+
+
+class RuntimeRejects(InputError):
+    """A runtime refuses to load this checkpoint (exit 3)."""
+
+
+class HubError(RopepatchError):
+    """Network, Hub or permission trouble (exit 4)."""
+
+    exit_code = 4
+
+
+class WouldOverwrite(RopepatchError):
+    """An output exists already (exit 5)."""
+
+    exit_code = 5

@@ -1,0 +1,221 @@
+"""The manifest: where an output came from, what changed, and how to undo it.
+
+An in-toto Statement v1 whose predicate is SLSA provenance v1. Fields of our own carry the prefix ``ropepatch_``.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ropepatch._version import __version__
+from ropepatch.containers import json_text
+from ropepatch.errors import InputError
+from ropepatch.patch import Edit, Patch
+from ropepatch.storage.splice import Splice
+
+SCHEMA = "ropepatch.manifest/1"
+BUILD_TYPE = "urn:ropepatch:buildtype:patch:v1"
+BUILDER = "urn:ropepatch:builder:local:v1"
+FILE_SUFFIX = ".ropepatch.json"
+FOLDER_NAME = "ropepatch.json"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A provenance record; ``document`` is the statement as JSON."""
+
+    document: Mapping[str, Any]
+
+    @property
+    def _definition(self) -> Mapping[str, Any]:
+        definition: Mapping[str, Any] = self.document["predicate"]["buildDefinition"]
+        return definition
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return str(self._definition["externalParameters"]["method"])
+
+    @property
+    def subjects(self) -> dict[str, str | None]:
+        """The sha256 of each output file by name; None where none was taken."""
+        return {item["name"]: item["digest"].get("sha256") for item in self.document["subject"]}
+
+    @property
+    def inputs(self) -> dict[str, str | None]:
+        """The sha256 of each input file by name; None where none was taken."""
+        return {item["name"]: item["digest"].get("sha256") for item in self._definition["resolvedDependencies"]}
+
+    @property
+    def patch(self) -> Patch:
+        """The patch that was applied."""
+        inner = self._definition["internalParameters"]
+        outer = self._definition["externalParameters"]
+        return Patch.from_json(
+            {
+                "schema": "ropepatch.patch/1",
+                **{key: outer[key] for key in ("ref", "method", "factor", "parameters")},
+                **{key: inner[key] for key in ("edits", "before", "after")},
+            }
+        )
+
+    @property
+    def edits(self) -> list[Edit]:
+        """The edits with old and new values."""
+        return [Edit.from_json(edit) for edit in self._definition["internalParameters"]["edits"]]
+
+    @property
+    def splices(self) -> dict[str, list[Splice]]:
+        """The exact bytes exchanged, by output file name, in offsets of the input."""
+        raw = self._definition["internalParameters"]["ropepatch_splices"]
+        return {name: [Splice.from_json(item) for item in items] for name, items in raw.items()}
+
+    @property
+    def previous(self) -> Mapping[str, Any] | None:
+        """The manifest that was there before a second patch in place."""
+        found: Mapping[str, Any] | None = self._definition["internalParameters"].get("ropepatch_previous")
+        return found
+
+    @property
+    def verification(self) -> Mapping[str, Any] | None:
+        """The verification report, None when it was not asked for."""
+        for product in self.document["predicate"]["runDetails"].get("byproducts", []):
+            if product["name"] == "verification":
+                report: Mapping[str, Any] = product["ropepatch_report"]
+                return report
+        return None
+
+    def to_text(self) -> str:
+        """The JSON text that is written to disk."""
+        return json.dumps(self.document, indent=2, ensure_ascii=False) + "\n"
+
+
+def build(
+    patch: Patch,
+    *,
+    subjects: Mapping[str, Mapping[str, str]],
+    inputs: Mapping[str, Mapping[str, str]],
+    splices: Mapping[str, list[Splice]],
+    started: datetime.datetime,
+    verification: Mapping[str, Any] | None,
+    previous: Mapping[str, Any] | None = None,
+    source: str,
+) -> Manifest:
+    """Put a manifest together.
+
+    Args:
+        patch: what was applied.
+        subjects: digests by output file name.
+        inputs: digests by input file name.
+        splices: the bytes exchanged, by output file name.
+        started: when the work began, UTC.
+        verification: the report of the check after writing.
+        previous: the manifest that this one replaces.
+        source: the input's name, which ``revert`` restores.
+    """
+    internal: dict[str, Any] = {
+        "edits": [edit.to_json() for edit in patch.edits],
+        "before": patch.before.to_json(),
+        "after": patch.after.to_json(),
+        "ropepatch_splices": {name: [splice.to_json() for splice in items] for name, items in splices.items()},
+    }
+    if previous is not None:
+        internal["ropepatch_previous"] = dict(previous)
+    byproducts = []
+    if verification is not None:
+        byproducts.append(
+            {"name": "verification", "mediaType": "application/json", "ropepatch_report": dict(verification)}
+        )
+    return Manifest(
+        {
+            "schema": SCHEMA,
+            "_type": "https://in-toto.io/Statement/v1",
+            "subject": [{"name": name, "digest": dict(digest)} for name, digest in sorted(subjects.items())],
+            "predicateType": "https://slsa.dev/provenance/v1",
+            "predicate": {
+                "buildDefinition": {
+                    "buildType": BUILD_TYPE,
+                    "externalParameters": {
+                        "ref": Path(patch.ref).name if os.path.exists(patch.ref) else patch.ref,
+                        "source": source,
+                        "method": patch.method,
+                        "factor": patch.factor,
+                        "parameters": dict(patch.parameters),
+                        "declared_context": patch.after.declared_context,
+                    },
+                    "internalParameters": internal,
+                    "resolvedDependencies": [
+                        {"name": name, "uri": f"file:{name}", "digest": dict(digest)}
+                        for name, digest in sorted(inputs.items())
+                    ],
+                },
+                "runDetails": {
+                    "builder": {"id": BUILDER, "version": _versions()},
+                    "metadata": {
+                        "invocationId": str(uuid.uuid4()),
+                        "startedOn": _stamp(started),
+                        "finishedOn": _stamp(now()),
+                    },
+                    "byproducts": byproducts,
+                },
+            },
+        }
+    )
+
+
+def now() -> datetime.datetime:
+    """The time in UTC; ``SOURCE_DATE_EPOCH`` fixes it for reproducible output."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    if epoch and epoch.isdigit():
+        return datetime.datetime.fromtimestamp(int(epoch), datetime.timezone.utc)
+    return datetime.datetime.now(datetime.timezone.utc)
+
+
+def _stamp(time: datetime.datetime) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"ropepatch": __version__, "python": platform.python_version()}
+    for name in ("numpy", "gguf", "safetensors"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def path_for(checkpoint: Path) -> Path:
+    """Where the manifest of a checkpoint stands: beside a file, inside a folder."""
+    if checkpoint.is_dir():
+        return checkpoint / FOLDER_NAME
+    return checkpoint.with_name(checkpoint.stem + FILE_SUFFIX)
+
+
+def read(path: Path) -> Manifest:
+    """The manifest in the file ``path``.
+
+    Raises:
+        InputError: it is no manifest of ropepatch, or not whole.
+    """
+    if not path.exists():
+        raise InputError("there is no manifest", where=str(path))
+    _, document = json_text.read(path)
+    manifest = Manifest(document)
+    if document.get("schema") != SCHEMA:
+        raise InputError("is not a ropepatch manifest", where=str(path))
+    try:
+        _ = manifest.subjects, manifest.inputs, manifest.edits, manifest.splices, manifest.previous
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"is not a whole manifest: {type(error).__name__} {error}", where=str(path)) from None
+    return manifest

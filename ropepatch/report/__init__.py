@@ -1,0 +1,1 @@
+"""What people read: documents in short, terminal tables and plots."""

@@ -1,0 +1,1 @@
+"""One module a runtime: what an inference engine makes of a checkpoint."""

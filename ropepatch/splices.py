@@ -1,0 +1,82 @@
+"""Edits of a checkpoint's files as the byte splices that bring them about: the seam of dialects and containers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ropepatch.containers import gguf, json_text
+from ropepatch.errors import InputError
+from ropepatch.patch import Edit
+from ropepatch.storage import splice
+from ropepatch.storage.splice import Splice
+
+
+def for_file(path: Path, edits: Sequence[Edit]) -> list[Splice]:
+    """The splices that apply ``edits`` to the file at ``path``.
+
+    Raises:
+        InputError: the file does not hold what an edit says that it replaces.
+    """
+    if all(edit.target == "json" for edit in edits):
+        return _json(path, edits)
+    return _gguf(path, edits)
+
+
+def _json(path: Path, edits: Sequence[Edit]) -> list[Splice]:
+    text, document = json_text.read(path)
+    old = text.encode()
+    for edit in edits:
+        _check_json(path, document, edit)
+        text = (
+            json_text.delete_value(text, edit.path)
+            if edit.after is None
+            else json_text.set_value(text, edit.path, edit.after.data)
+        )
+    return splice.between(old, text.encode())
+
+
+def _check_json(path: Path, document: object, edit: Edit) -> None:
+    absent = object()
+    found: object = document
+    for key in edit.path:
+        found = found.get(key, absent) if isinstance(found, dict) else absent
+    expected = absent if edit.before is None else edit.before.data
+    if found is not expected and found != expected:
+        raise _mismatch(path, edit, None if found is absent else found)
+
+
+def _mismatch(path: Path, edit: Edit, found: object) -> InputError:
+    expected = "nothing" if edit.before is None else repr(edit.before.data)[:80]
+    return InputError(
+        f"{edit.name} is {repr(found)[:80]}, the patch expects {expected}",
+        where=str(path),
+        hint="the patch was made for another checkpoint",
+    )
+
+
+def _gguf(path: Path, edits: Sequence[Edit]) -> list[Splice]:
+    header = gguf.scan(path)
+    keys: dict[str, tuple[str, object] | None] = {}
+    tensors = {}
+    for edit in edits:
+        if edit.target == "key":
+            expected = None if edit.before is None else edit.before.data
+            if header.get(edit.name) != expected:
+                raise _mismatch(path, edit, header.get(edit.name))
+            keys[edit.name] = None if edit.after is None else (edit.after.type or "", edit.after.data)
+        elif edit.target == "tensor" and edit.after is not None:
+            _check_tensor(path, header, edit)
+            tensors[edit.name] = np.asarray(edit.after.data, dtype=np.float32).reshape(edit.after.shape or (-1,))
+        else:
+            raise InputError(f"cannot apply an edit of a {edit.target} to a GGUF file", where=f"{path}: {edit.name}")
+    return gguf.splices(header, keys, tensors)
+
+
+def _check_tensor(path: Path, header: gguf.Header, edit: Edit) -> None:
+    if (edit.name in header.tensors) != (edit.before is not None):
+        raise _mismatch(path, edit, "there" if edit.name in header.tensors else "not there")
+    if edit.before is not None and header.read_f32(edit.name).reshape(-1).tolist() != edit.before.data:
+        raise _mismatch(path, edit, "another list of factors")

@@ -1,0 +1,1 @@
+"""Evidence that an output is what its patch says."""

@@ -1,0 +1,87 @@
+"""A GGUF header shown to the gguf library's reader without its long arrays."""
+
+from __future__ import annotations
+
+import struct
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ropepatch.containers import gguf
+from ropepatch.errors import CheckFailed
+
+#: headers up to this size go to the reader as they are
+_SMALL = 256 << 10
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the library saw: scalar keys, small tensors by name, and how many tensors there are."""
+
+    keys: dict[str, Any]
+    tensors: dict[str, Any]
+    tensor_count: int
+    version: str
+
+
+def read_with_gguf(path: Path) -> Seen:
+    """The scalars and the small F32 tensors of a GGUF file, as ``gguf.GGUFReader`` reads them.
+
+    Raises:
+        CheckFailed: the library cannot read the file.
+    """
+    header = gguf.scan(path)
+    if header.data_offset <= _SMALL:
+        return _read(path)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "skeleton.gguf"
+        _write_skeleton(header, copy)
+        return _read(copy)
+
+
+def _read(path: Path) -> Seen:
+    from gguf import GGUFReader
+    from gguf.constants import GGMLQuantizationType, GGUFValueType
+
+    try:
+        reader = GGUFReader(path)
+    except Exception as error:
+        raise CheckFailed(f"the gguf library cannot read it: {error}", where=str(path)) from None
+    keys = {
+        name: field.contents()
+        for name, field in reader.fields.items()
+        if not name.startswith("GGUF.") and field.types and field.types[0] != GGUFValueType.ARRAY
+    }
+    small = {
+        tensor.name: tensor.data.reshape(-1)
+        for tensor in reader.tensors
+        if tensor.tensor_type == GGMLQuantizationType.F32 and tensor.n_elements <= 1 << 16 and "." in tensor.name
+    }
+    return Seen(
+        keys,
+        {name: data.copy() for name, data in small.items() if name.startswith("rope_")},
+        len(reader.tensors),
+        version("gguf"),
+    )
+
+
+def _write_skeleton(header: gguf.Header, copy: Path) -> None:
+    """Scalars, tensor records and the factor tensors; the rest of the data is a hole."""
+    scalars = [record for record in header.keys.values() if record.type != gguf.ARRAY]
+    with open(header.path, "rb") as file, open(copy, "wb") as out:
+        out.write(file.read(8))
+        out.write(struct.pack(f"{header.endian}qq", len(header.tensors), len(scalars)))
+        for record in scalars:
+            file.seek(record.start)
+            out.write(file.read(record.end - record.start))
+        file.seek(header.kv_end)
+        out.write(file.read(header.infos_end - header.kv_end))
+        data = -(-out.tell() // header.alignment) * header.alignment
+        for info in header.tensors.values():
+            if info.name.startswith("rope_") and info.size <= 1 << 18:
+                file.seek(header.data_offset + info.offset)
+                out.seek(data + info.offset)
+                out.write(file.read(info.size))
+        out.truncate(data + header.data_size)

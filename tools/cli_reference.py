@@ -1,0 +1,93 @@
+"""Writes docs/cli.md from the commands themselves, so that the reference cannot say what the program does not.
+
+Run it after a change of a command's options or help. `--check` compares instead of writing; it exits 1 if they differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TARGET = ROOT / "docs" / "cli.md"
+PROGRAM = "ropepatch"
+WIDTH = 80
+
+# Help texts are wrapped and coloured by what these say; the page must not depend on who makes it.
+for variable in ("FORCE_COLOR", "CLICOLOR_FORCE"):
+    os.environ.pop(variable, None)
+os.environ.update(COLUMNS=str(WIDTH), NO_COLOR="1", TERM="dumb", LC_ALL="C.UTF-8")
+sys.path.insert(0, str(ROOT))
+
+import click  # noqa: E402
+
+
+def command_group() -> click.Group:
+    """The click group behind the console script: `ropepatch.cli.main`, or the group that this function runs."""
+    module = importlib.import_module(f"{PROGRAM}.cli")
+    groups = [module.main, *vars(module).values()]
+    for candidate in groups:
+        if isinstance(candidate, click.Group):
+            return candidate
+    raise SystemExit(f"{PROGRAM}.cli holds no click group")
+
+
+def walk(command: click.Command, name: str, parent: click.Context | None = None) -> Iterator[tuple[str, str]]:
+    """Yields (full name, help text at 80 columns) of a command and of all below it, in the group's order."""
+    context = click.Context(command, parent, name, terminal_width=WIDTH, max_content_width=WIDTH, color=False)
+    with context:
+        yield context.command_path, click.unstyle(command.get_help(context))
+        if not isinstance(command, click.Group):
+            return
+        for child_name in command.list_commands(context):
+            child = command.get_command(context, child_name)
+            if child is not None and not child.hidden:
+                yield from walk(child, child_name, context)
+
+
+def anchor(title: str) -> str:
+    return title.lower().replace(" ", "-")
+
+
+def reference() -> str:
+    """The whole page as Markdown."""
+    entries = list(walk(command_group(), PROGRAM))
+    lines = [
+        "# Command line reference",
+        "",
+        "<!-- Written by `make docs` from the commands. Change the commands, not this page. -->",
+        "",
+        "What each command says to `--help`, at 80 columns.",
+        "",
+        *(f"* [`{path}`](#{anchor(path)})" for path, _ in entries),
+    ]
+    for path, text in entries:
+        body = [line.rstrip() for line in text.strip().splitlines()]
+        lines += ["", f"## {path}", "", "```text", f"$ {path} --help", *body, "```"]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Write docs/cli.md from the commands.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the page is stale")
+    options = parser.parse_args()
+    page = reference()
+    name = TARGET.relative_to(ROOT)
+    if not options.check:
+        TARGET.parent.mkdir(exist_ok=True)
+        TARGET.write_text(page, encoding="utf-8")
+        print(f"wrote {name}")
+        return 0
+    if not TARGET.is_file() or TARGET.read_text(encoding="utf-8") != page:
+        print(f"{name} is stale: run `make docs` and commit it", file=sys.stderr)
+        return 1
+    print(f"{name} matches the commands")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
