@@ -316,10 +316,16 @@ def _difference_in_words(result: Diff) -> str:
     if not found:
         return "They differ: the frequencies are the same, the scale or sections of a group are not."
     group, item = max(found, key=lambda pair: (pair[1].pairs[0] != pair[1].pairs[1], _distance(pair[1])))
-    where = "at every length" if group.frequencies[0].differing == item.differing else f"at {item.length:,} tokens"
+    where = _length_in_words(group, item)
     if len(result.groups) > 1:
         where = f"in {group.name} {where}"
     return f"They differ {where}: {_frequencies_in_words(item)}."
+
+
+def _length_in_words(group: GroupDifference, item: FrequencyDifference) -> str:
+    if all((other.ratio, other.attention_scale) == (item.ratio, item.attention_scale) for other in group.frequencies):
+        return "at every length"
+    return "in short contexts" if item.length is None else f"at {item.length:,} tokens"
 
 
 def _distance(item: FrequencyDifference) -> float:

@@ -195,13 +195,6 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def path_for(checkpoint: Path) -> Path:
-    """Where the manifest of a checkpoint stands: beside a file, inside a folder."""
-    if checkpoint.is_dir():
-        return checkpoint / FOLDER_NAME
-    return checkpoint.with_name(checkpoint.stem + FILE_SUFFIX)
-
-
 def read(path: Path) -> Manifest:
     """The manifest in the file ``path``.
 

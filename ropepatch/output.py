@@ -8,43 +8,38 @@ import datetime
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ropepatch import checkpoint, manifest, splices
+from ropepatch import bundle, checkpoint, manifest, splices
+from ropepatch.bundle import Bundle, Progress, bundle_of
 from ropepatch.errors import CheckFailed, InputError, UsageError, WouldOverwrite
 from ropepatch.manifest import Manifest
-from ropepatch.patch import Edit, Patch, Value, group_edits
+from ropepatch.patch import Patch, group_edits
 from ropepatch.storage import files
 from ropepatch.storage.splice import Splice, invert
 from ropepatch.verify import structure
 
-Progress = Callable[[int], None]
 WEIGHTS = ("link", "copy", "none")
 DIGESTS = ("none", "header", "full")
-_SKIPPED = {".git", ".cache", manifest.FOLDER_NAME}
-#: files that are hashed even where the weights are only linked
+#: files that are hashed even where large ones are only linked or overwritten in place
 _SMALL = 32 << 20
 
 
-def default_output(source: Path, patch: Patch) -> Path:
+def source_of(patch: Patch) -> Bundle:
+    """The files that a patch's edits go to."""
+    path = Path(patch.ref)
+    if patch.before.source.format != "gguf":
+        single = path.suffix == ".safetensors" and all(edit.file == path.name for edit in patch.edits)
+        return bundle_of(path if path.is_dir() or single else path.parent)
+    return bundle_of(path / patch.edits[0].file if path.is_dir() and patch.edits else path)
+
+
+def default_output(patch: Patch) -> Path:
     """``model.gguf`` to ``model-yarn-4x.gguf``, ``model/`` to ``model-yarn-4x/``."""
     tag = patch.method.replace("+", "-") + (f"-{patch.factor:.6g}x" if patch.factor else "")
-    if source.is_dir():
-        source = source.resolve()
-        return source.with_name(f"{source.name}-{tag}")
-    return source.with_name(f"{source.stem}-{tag}{source.suffix}")
-
-
-def source_of(patch: Patch) -> Path:
-    """The file or folder that a patch's edits go to."""
-    path = Path(patch.ref)
-    if patch.before.source.format == "hf" and not path.is_dir():
-        return path.parent
-    if path.is_dir() and patch.before.source.format != "hf":
-        return path / patch.edits[0].file if patch.edits else path
-    return path
+    return source_of(patch).default(tag)
 
 
 def write(
@@ -63,8 +58,9 @@ def write(
         patch: what to apply.
         output: the new file or folder; default beside the input.
         in_place: change the input itself instead.
-        weights: for folders, ``link`` (reflink, hard link or copy), ``copy`` or ``none``.
-        digest: ``none``, ``header`` or ``full``; default full for a copy, header for in place and linked weights.
+        weights: files that do not change: ``link`` (reflink, hard link or copy), ``copy`` or ``none``.
+        digest: ``none``, ``header`` (small files only) or ``full``; default full for the copy of a file, header for
+            in place and linked weights.
         verify: check the output, and delete it when a check fails.
         progress: called with the number of bytes just moved.
 
@@ -74,25 +70,21 @@ def write(
     """
     if weights not in WEIGHTS or (digest is not None and digest not in DIGESTS):
         raise UsageError(f"weights is one of {', '.join(WEIGHTS)}, digest one of {', '.join(DIGESTS)}")
+    if in_place and output is not None:
+        raise UsageError("in place and an output name exclude each other")
     source = source_of(patch)
-    target = source if in_place else (output or default_output(source, patch))
+    target = source if in_place else source.renamed(output or default_output(patch))
     if not in_place:
-        for path in (target, manifest.path_for(target) if not source.is_dir() else target):
-            if os.path.lexists(path):
-                raise WouldOverwrite("exists already", where=str(path), hint="choose another name with -o")
-    job = _Job(patch, source, target, in_place, weights, digest or _default_digest(source, in_place, weights), progress)
-    return job.run(verify)
-
-
-def _default_digest(source: Path, in_place: bool, weights: str) -> str:
-    return "header" if in_place or (source.is_dir() and weights == "link") else "full"
+        target.refuse_existing()
+    usual = "header" if in_place or (source.kind != "file" and weights == "link") else "full"
+    return _Job(patch, source, target, in_place, weights, digest or usual, progress).run(verify)
 
 
 @dataclasses.dataclass
 class _Job:
     patch: Patch
-    source: Path
-    target: Path
+    source: Bundle
+    target: Bundle
     in_place: bool
     weights: str
     digest: str
@@ -100,151 +92,106 @@ class _Job:
 
     def run(self, verify: bool) -> Manifest:
         started = manifest.now()
-        changes = {
-            name: splices.for_file(self._within(self.source, name), edits)
-            for name, edits in group_edits(self.patch.edits).items()
-        }
+        edits = group_edits(self.patch.edits)
+        changes = {name: splices.for_file(self.source.path(name), items) for name, items in edits.items()}
         before = self._digests(self.source) if self.in_place else {}
-        previous = self._previous()
-        try:
-            self._write(changes)
-            report = self._verify(changes) if verify else None
-            document = self._manifest(changes, started, report, before, previous)
-            text = document.to_text().encode()
-            files.write_bytes(manifest.path_for(self.target), text, overwrite=self.in_place)
-        except BaseException:
-            self._undo(changes)
-            raise
+        previous = manifest.read(self.target.manifest).document if self._chained() else None
+        if self.in_place:
+            return self._run_in_place(changes, started, verify, before, previous)
+        with _appearing(self.target) as work:
+            bundle.write(self.source, work, changes, self.weights, self.progress)
+            document = self._finish(work, changes, started, verify, {}, None)
         return document
 
-    def _within(self, root: Path, name: str) -> Path:
-        return root / name if self.source.is_dir() else root
+    def _chained(self) -> bool:
+        return self.in_place and self.target.manifest.exists()
 
-    def _write(self, changes: Mapping[str, list[Splice]]) -> None:
-        if self.in_place:
-            for name, items in changes.items():
-                files.apply_in_place(self._within(self.source, name), items, progress=self.progress)
-        elif self.source.is_dir():
-            write_folder(self.source, self.target, changes, self.weights, self.progress)
-        else:
-            items = next(iter(changes.values()), [])
-            files.write_spliced(self.source, self.target, items, progress=self.progress)
-
-    def _undo(self, changes: Mapping[str, list[Splice]]) -> None:
-        """Leave no output behind; in place, bring the old bytes back where they were exchanged."""
-        if not self.in_place:
-            if self.source.is_dir():
-                shutil.rmtree(self.target, ignore_errors=True)
-            else:
-                self.target.unlink(missing_ok=True)
-            return
-        for name, items in changes.items():
-            with contextlib.suppress(InputError):  # this file was not changed yet
-                files.apply_in_place(self._within(self.source, name), invert(items))
-
-    def _verify(self, changes: Mapping[str, list[Splice]]) -> dict[str, Any]:
-        full = self.digest == "full"
-        return structure.check(self.patch, self.source, self.target, changes, full=full).to_json()
-
-    def _digests(self, root: Path) -> dict[str, dict[str, str]]:
-        names = _tree(root) if root.is_dir() else [root.name]
-        wanted = [name for name in names if self._hashed(root / name if root.is_dir() else root)]
-        paths = [root / name if root.is_dir() else root for name in wanted]
-        taken = dict(zip(wanted, structure.digests(paths, self.progress), strict=True))
-        return {name: {"sha256": taken[name]} if name in taken else {} for name in names}
-
-    def _hashed(self, path: Path) -> bool:
-        if self.digest == "none":
-            return False
-        return self.digest == "full" or path.stat().st_size <= _SMALL
-
-    def _previous(self) -> Mapping[str, Any] | None:
-        path = manifest.path_for(self.target)
-        return manifest.read(path).document if self.in_place and path.exists() else None
-
-    def _manifest(
+    def _run_in_place(
         self,
         changes: Mapping[str, list[Splice]],
         started: datetime.datetime,
-        report: Mapping[str, Any] | None,
+        verify: bool,
         before: Mapping[str, Mapping[str, str]],
         previous: Mapping[str, Any] | None,
     ) -> Manifest:
-        return manifest.build(
+        try:
+            for name, items in changes.items():
+                files.apply_in_place(self.source.path(name), items, progress=self.progress)
+            return self._finish(self.target, changes, started, verify, before, previous)
+        except BaseException:
+            for name, items in changes.items():
+                with contextlib.suppress(InputError):  # this file was not changed yet
+                    files.apply_in_place(self.source.path(name), invert(items))
+            raise
+
+    def _finish(
+        self,
+        written: Bundle,
+        changes: Mapping[str, list[Splice]],
+        started: datetime.datetime,
+        verify: bool,
+        before: Mapping[str, Mapping[str, str]],
+        previous: Mapping[str, Any] | None,
+    ) -> Manifest:
+        full = self.digest == "full"
+        report = structure.check(self.patch, self.source, written, changes, full=full) if verify else None
+        new_name = dict(zip(self.source.names, written.names, strict=True))
+        document = manifest.build(
             self.patch,
-            subjects=self._digests(self.target),
+            subjects=self._digests(written),
             inputs=before or self._digests(self.source),
-            splices={(name if self.source.is_dir() else self.target.name): items for name, items in changes.items()},
+            splices={new_name[name]: items for name, items in changes.items()},
             started=started,
-            verification=report,
+            verification=report.to_json() if report else None,
             previous=previous,
-            source=self.source.resolve().name,
+            source=self.source.anchor.resolve().name,
         )
+        files.write_bytes(written.manifest, document.to_text().encode(), overwrite=self.in_place)
+        return document
 
+    def _digests(self, of: Bundle) -> dict[str, dict[str, str]]:
+        present = [name for name in of.names if of.path(name).exists()]
+        wanted = [name for name in present if self._hashed(of.path(name))]
+        taken = dict(zip(wanted, structure.digests([of.path(n) for n in wanted], self.progress), strict=True))
+        return {name: {"sha256": taken[name]} if name in taken else {} for name in present}
 
-def _tree(root: Path) -> list[str]:
-    """The files of a checkpoint folder by relative name, without version control, caches and the manifest."""
-    found = []
-    for folder, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if name not in _SKIPPED]
-        here = Path(folder).relative_to(root)
-        found += [str(here / name) for name in names if not (here == Path(".") and name in _SKIPPED)]
-    return sorted(found)
+    def _hashed(self, path: Path) -> bool:
+        return self.digest == "full" or (self.digest == "header" and path.stat().st_size <= _SMALL)
 
 
 @contextlib.contextmanager
-def _appearing_folder(target: Path) -> Iterator[Path]:
-    """A folder that appears under its name only when the block ends well."""
-    if os.path.lexists(target):
-        raise WouldOverwrite("exists already", where=str(target), hint="choose another name with -o")
-    if not target.parent.is_dir():
-        raise InputError("no such directory", where=str(target.parent))
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+def _appearing(target: Bundle) -> Iterator[Bundle]:
+    """Where the block shall write; on an error nothing that it wrote is left. A folder appears only when whole."""
+    if target.kind != "folder":
+        try:
+            yield target
+        except BaseException as error:
+            strangers = error.where if isinstance(error, WouldOverwrite) else None
+            for path in (*(target.path(name) for name in target.names), target.manifest):
+                if str(path) != strangers:  # somebody else put that one there meanwhile
+                    path.unlink(missing_ok=True)
+            raise
+        return
+    folder = target.root
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
     try:
-        yield work
-        work.chmod(0o777 & ~_umask())
-        work.rename(target)
-        files.sync_folder(target.parent)
+        yield Bundle(work, target.names, target.kind)
+        work.chmod(0o777 & ~files.umask())
+        work.rename(folder)
+        files.sync_folder(folder.parent)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def write_folder(
-    source: Path,
-    target: Path,
-    changes: Mapping[str, list[Splice]],
-    weights: str,
-    progress: Progress | None = None,
-) -> None:
-    """A new checkpoint folder: changed files written, the others linked, copied or (weights only) left out."""
-    with _appearing_folder(target) as work:
-        for name in _tree(source):
-            old, new = source / name, work / name
-            new.parent.mkdir(parents=True, exist_ok=True)
-            if name in changes:
-                files.write_spliced(old, new, changes[name])
-            elif weights == "none" and old.suffix in (".safetensors", ".bin", ".gguf", ".pth", ".pt"):
-                continue
-            elif weights == "link" and old.stat().st_size > 1 << 20:
-                files.link_or_copy(old, new, progress=progress)
-            else:
-                files.clone_or_copy(old, new, progress=progress)
 
 
 def revert(ref: Path, *, output: Path | None = None, in_place: bool = False, progress: Progress | None = None) -> Path:
     """Restore the input of a patch, byte for byte, from the output and its manifest.
 
     Args:
-        ref: the patched file or folder.
+        ref: the patched file (any shard of it) or folder.
         output: where the input shall stand again; default beside, under ``-reverted``.
         in_place: turn the patched checkpoint itself back.
+        progress: called with the number of bytes just moved.
 
     Returns:
         The path restored.
@@ -255,55 +202,50 @@ def revert(ref: Path, *, output: Path | None = None, in_place: bool = False, pro
     """
     if not ref.exists():
         raise InputError("no such file or directory", where=str(ref))
-    record = manifest.read(manifest.path_for(ref))
+    patched = bundle_of(ref)
+    record = manifest.read(patched.manifest)
     changes = {name: invert(items) for name, items in record.splices.items()}
-    if not ref.is_dir() and set(changes) - {ref.name}:
-        raise InputError(f"the manifest speaks of {', '.join(changes)}", where=str(manifest.path_for(ref)))
-    target = ref if in_place else output or _reverted_name(ref)
-    _check_still_the_output(ref, record)
+    if unknown := set(changes) - set(patched.names):
+        raise InputError(f"the manifest speaks of {', '.join(sorted(unknown))}", where=str(patched.manifest))
+    _check_still_the_output(patched, record)
     if in_place:
         for name, items in changes.items():
-            files.apply_in_place(ref / name if ref.is_dir() else ref, items, progress=progress)
-        _restore_manifest(ref, record)
-    elif ref.is_dir():
-        write_folder(ref, target, changes, "link", progress)
-    else:
-        files.write_spliced(ref, target, changes.get(ref.name, []), progress=progress)
-    _check_restored(ref, target, record, changes, in_place)
-    return target
+            files.apply_in_place(patched.path(name), items, progress=progress)
+        _check_restored(patched, patched, record, changes)
+        _restore_manifest(patched.manifest, record)
+        return patched.anchor
+    target = patched.renamed(output or patched.default("reverted"))
+    target.refuse_existing()
+    with _appearing(target) as work:
+        bundle.write(patched, work, changes, "link", progress)
+        _check_restored(patched, work, record, changes)
+    return target.anchor
 
 
-def _reverted_name(ref: Path) -> Path:
-    ref = ref.resolve()
-    return ref.with_name(f"{ref.name}-reverted" if ref.is_dir() else f"{ref.stem}-reverted{ref.suffix}")
-
-
-def _check_still_the_output(ref: Path, record: Manifest) -> None:
+def _check_still_the_output(patched: Bundle, record: Manifest) -> None:
     for name, wanted in record.subjects.items():
-        path = ref / name if ref.is_dir() else ref
+        path = patched.path(name)
         if wanted and name in record.splices and files.sha256(path) != wanted:
             raise InputError("has changed since it was patched: its sha256 is not the manifest's", where=str(path))
 
 
-def _restore_manifest(ref: Path, record: Manifest) -> None:
-    path = manifest.path_for(ref)
+def _check_restored(
+    patched: Bundle, restored: Bundle, record: Manifest, changes: Mapping[str, list[Splice]]
+) -> None:
+    """Hold the restored files against the digests of the inputs, which correspond to the outputs in order."""
+    original = dict(zip(sorted(record.subjects), sorted(record.inputs.items()), strict=False))
+    for name, new_name in zip(patched.names, restored.names, strict=True):
+        wanted = record.inputs.get(name) if patched.kind == "folder" else original.get(name, (None, None))[1]
+        path = restored.path(new_name)
+        if name in changes and wanted and files.sha256(path) != wanted:
+            raise CheckFailed("has another sha256 than the input that the manifest names", where=str(path))
+
+
+def _restore_manifest(path: Path, record: Manifest) -> None:
     if record.previous is None:
-        path.unlink()
+        os.unlink(path)
     else:
         files.write_bytes(path, Manifest(record.previous).to_text().encode(), overwrite=True)
-
-
-def _check_restored(
-    ref: Path, target: Path, record: Manifest, changes: Mapping[str, list[Splice]], in_place: bool
-) -> None:
-    inputs = record.inputs
-    for name in changes:
-        wanted = inputs.get(name) if ref.is_dir() else next(iter(inputs.values()), None)
-        path = target / name if ref.is_dir() else target
-        if wanted and files.sha256(path) != wanted:
-            if not in_place:
-                shutil.rmtree(target) if target.is_dir() else target.unlink()
-            raise CheckFailed("has another sha256 than the input that the manifest names", where=str(path))
 
 
 def replay(record: Manifest | Patch, ref: str) -> Patch:
@@ -331,6 +273,3 @@ def replay(record: Manifest | Patch, ref: str) -> Patch:
     )
     after = dataclasses.replace(patch.after, source=before.source, notes=before.notes)
     return dataclasses.replace(patch, ref=ref, edits=edits, before=before, after=after, root=model.dialect.root)
-
-
-__all__ = ["DIGESTS", "WEIGHTS", "Edit", "Value", "default_output", "replay", "revert", "write", "write_folder"]

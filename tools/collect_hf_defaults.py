@@ -183,7 +183,7 @@ def per_layer(config: Any, key: str, value: list[Any]) -> Any:
         others.append(json_safe(other))
     whole = len(others) == 3 and all(isinstance(o, list) for o in others)
     if whole and [len(o) for o in others] == [len(value), len(value) + 1, 2 * len(value) + 3]:
-        for period in range(1, 17):
+        for period in range(1, min(17, len(value) + 1)):
             cycle = value[:period]
             fits = [[cycle[i % period] for i in range(len(o))] for o in others]
             if fits == others:
@@ -229,8 +229,10 @@ def facts(model_type: str, config: Any) -> dict[str, Any]:
     found["base_from"] = base_from(model_type, config, before)
     found["scaling"] = {k: v for k, v in accepted(config, before).items()}
     found["partial"] = partial(config, before)
+    if walk.line() == "5":
+        found["fills"] = fills(config)
     found["layout"] = layout(config, modules)
-    source = inspect.getsource(sys.modules[type(config).__module__.replace(".configuration_", ".modeling_")])
+    source = inspect.getsource(walk.modeling_module(type(config)))
     if "mscale_all_dim" in source:
         found["softmax_factor"] = "mscale_all_dim"
     if "get_llama_4_attn_scale" in source:
@@ -369,6 +371,18 @@ def partial(config: Any, before: dict[str, Any]) -> str:
     return {(True, True): "always", (False, True): "scaled", (True, False): "default", (False, False): "never"}[tuple(answers)]  # type: ignore[index]
 
 
+def fills(config: Any) -> Any:
+    """What the class makes of a config.json whose rope_parameters say no more than the type, beside its other keys."""
+    values = copy.deepcopy(json_safe(config.to_dict()))
+    values = {k: v for k, v in values.items() if k not in ("rope_theta", "partial_rotary_factor", "rope_scaling")}
+    values["rope_parameters"] = {"rope_type": "default"}
+    try:
+        made = json_safe(type(config).from_dict(values).rope_parameters)
+    except Exception as error:
+        return f"error: {type(error).__name__}"
+    return {k: v for k, v in made.items() if k != "rope_type"}
+
+
 def changes_layers(model_type: str, config: Any, key: str) -> bool:
     now = safe_get(config, key)
     tries = [not now] if isinstance(now, bool) else [now + 1] if isinstance(now, int) else [2, True]
@@ -480,9 +494,12 @@ def close(a: tuple[np.ndarray, float], b: tuple[np.ndarray, float]) -> bool:
     return a[0].shape == b[0].shape and np.allclose(a[0], b[0], rtol=1e-5, atol=0) and abs(a[1] - b[1]) < 1e-6
 
 
-def sparse(config: Any) -> dict[str, Any]:
-    """config.json as save_pretrained writes it: keys equal to the class default left out."""
-    return json.loads(config.to_json_string(use_diff=True))
+def sparse(config: Any) -> dict[str, Any] | None:
+    """config.json as save_pretrained writes it (keys equal to the class default left out), or None where that fails."""
+    try:
+        return dict(json.loads(config.to_json_string(use_diff=True)))
+    except Exception:  # a few classes cannot be compared with their own default
+        return None
 
 
 def write_vectors(path: Path, vectors: Vectors) -> None:

@@ -70,7 +70,7 @@ def appearing(path: Path, *, overwrite: bool = False) -> Iterator[int]:
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     try:
         yield descriptor
-        os.fchmod(descriptor, _default_mode())
+        os.fchmod(descriptor, 0o666 & ~umask())
         os.fsync(descriptor)
         if overwrite:
             os.replace(name, path)
@@ -97,10 +97,11 @@ def _rename_new(name: str, path: Path) -> None:
         os.unlink(name)
 
 
-def _default_mode() -> int:
+def umask() -> int:
+    """The process's mask of permission bits for new files."""
     mask = os.umask(0)
     os.umask(mask)
-    return 0o666 & ~mask
+    return mask
 
 
 def sync_folder(folder: Path) -> None:

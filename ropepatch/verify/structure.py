@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ropepatch.bundle import Bundle
 from ropepatch.errors import CheckFailed
 from ropepatch.frequencies import TOLERANCE, deviation, profile_frequencies
 from ropepatch.patch import Edit, Patch
@@ -192,14 +193,16 @@ def weights_reader(files: Sequence[Path]) -> str:
     return f"safetensors opens {len(files)} files with {tensors} tensors"
 
 
-def check(patch: Patch, source: Path, output: Path, splices: Mapping[str, list[Splice]], *, full: bool) -> Report:
+def check(
+    patch: Patch, source: Bundle, output: Bundle, splices: Mapping[str, list[Splice]], *, full: bool
+) -> Report:
     """Every check that needs no engine, on an output that was just written.
 
     Args:
         patch: what was applied.
-        source: the input, a file or a folder.
-        output: the same, written.
-        splices: by file name relative to a folder; for a single file under that file's own name.
+        source: the input.
+        output: the same, written; in place both are one.
+        splices: by the source's file name.
         full: compare all bytes, not only samples.
 
     Raises:
@@ -208,17 +211,17 @@ def check(patch: Patch, source: Path, output: Path, splices: Mapping[str, list[S
     import ropepatch.checkpoint
 
     report = Report()
+    new_name = dict(zip(source.names, output.names, strict=True))
     for name, items in splices.items():
-        old, new = (source / name, output / name) if source.is_dir() else (source, output)
+        old, new = source.path(name), output.path(new_name[name])
         edits = [edit for edit in patch.edits if edit.file == name]
-        if new.suffix == ".json":
-            report.passed("reader", json_reader(new, edits))
-        else:
-            report.passed("reader", gguf_reader(new, edits))
+        reader = json_reader if new.suffix == ".json" else gguf_reader
+        report.passed("reader", reader(new, edits))
         if old != new:
             report.passed("unchanged", unchanged_bytes(old, new, items, full=full))
-    if output.is_dir() and (weights := sorted(output.glob("*.safetensors"))):
+    weights = [output.path(name) for name in output.names if name.endswith(".safetensors")]
+    if weights := [path for path in weights if path.exists()]:
         report.passed("weights", weights_reader(weights))
-    reread = ropepatch.checkpoint.open(output).profile
-    report.passed("frequencies", frequencies(patch.after, reread, output))
+    reread = ropepatch.checkpoint.open(output.anchor).profile
+    report.passed("frequencies", frequencies(patch.after, reread, output.anchor))
     return report

@@ -1,0 +1,147 @@
+"""The files that make up a checkpoint, and the names that they take in an output."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ropepatch import manifest
+from ropepatch.errors import InputError, WouldOverwrite
+from ropepatch.storage import files
+from ropepatch.storage.splice import Splice
+
+Progress = Callable[[int], None]
+
+#: how llama.cpp names the shards of a split model
+SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
+_SKIPPED = {".git", ".cache", manifest.FOLDER_NAME}
+_WEIGHTS = (".safetensors", ".bin", ".gguf", ".pth", ".pt")
+#: files up to this size are copied rather than linked, so that editing one leaves the other alone
+_LINKED_FROM = 1 << 20
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A checkpoint as files below one folder.
+
+    Attributes:
+        root: the folder.
+        names: the files, relative to it; those of a split GGUF in order.
+        kind: ``file``, ``split`` or ``folder``.
+    """
+
+    root: Path
+    names: tuple[str, ...]
+    kind: str
+
+    @property
+    def anchor(self) -> Path:
+        """The path that a person would name: the file, the first shard, or the folder."""
+        return self.root if self.kind == "folder" else self.root / self.names[0]
+
+    @property
+    def stem(self) -> str:
+        """The name without suffix and shard number."""
+        if self.kind == "folder":
+            return self.root.resolve().name
+        match = SHARD.match(self.names[0])
+        return match["stem"] if match and self.kind == "split" else Path(self.names[0]).stem
+
+    def path(self, name: str) -> Path:
+        """Where a file of the bundle is."""
+        return self.root / name
+
+    @property
+    def manifest(self) -> Path:
+        """Where the bundle's manifest stands: inside a folder, beside files."""
+        if self.kind == "folder":
+            return self.root / manifest.FOLDER_NAME
+        return self.root / (self.stem + manifest.FILE_SUFFIX)
+
+    def renamed(self, target: Path) -> Bundle:
+        """The bundle that an output under ``target`` makes, with the files in the same order."""
+        if self.kind == "folder":
+            return Bundle(target, self.names, self.kind)
+        if self.kind == "file":
+            return Bundle(target.parent, (target.name,), self.kind)
+        match = SHARD.match(target.name)
+        stem = match["stem"] if match else target.name.removesuffix(".gguf")
+        return Bundle(target.parent, tuple(f"{stem}-{n[-18:]}" for n in self.names), self.kind)
+
+    def default(self, tag: str) -> Path:
+        """``model.gguf`` to ``model-TAG.gguf``, ``model/`` to ``model-TAG/``, beside the input."""
+        if self.kind == "folder":
+            return self.root.resolve().with_name(f"{self.stem}-{tag}")
+        suffix = self.names[0][-18:] if self.kind == "split" else Path(self.names[0]).suffix
+        return self.root / (f"{self.stem}-{tag}-{suffix}" if self.kind == "split" else f"{self.stem}-{tag}{suffix}")
+
+    def refuse_existing(self) -> None:
+        """Raise :class:`WouldOverwrite` when anything that this bundle would write is there already."""
+        paths = [self.root] if self.kind == "folder" else [*(self.path(n) for n in self.names), self.manifest]
+        for path in paths:
+            if os.path.lexists(path):
+                raise WouldOverwrite("exists already", where=str(path), hint="choose another name with -o")
+        if not self.anchor.parent.is_dir():
+            raise InputError("no such directory", where=str(self.anchor.parent))
+
+
+def bundle_of(path: Path) -> Bundle:
+    """The bundle that ``path`` names: a folder, a file, or any shard of a split GGUF.
+
+    Raises:
+        InputError: a shard is missing.
+    """
+    if path.is_dir():
+        return Bundle(path, tuple(tree(path)), "folder")
+    match = SHARD.match(path.name)
+    if match is None:
+        return Bundle(path.parent, (path.name,), "file")
+    count = int(match["count"])
+    names = tuple(f"{match['stem']}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1))
+    for name in names:
+        if not (path.parent / name).exists():
+            raise InputError(f"shard {name} is missing", where=str(path), hint=f"all {count} shards have to be there")
+    return Bundle(path.parent, names, "split")
+
+
+def tree(root: Path) -> list[str]:
+    """The files of a checkpoint folder by relative name, without version control, caches and the manifest."""
+    found = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name not in _SKIPPED]
+        here = Path(folder).relative_to(root)
+        found += [str(here / name) for name in names if not (here == Path(".") and name in _SKIPPED)]
+    return sorted(found)
+
+
+def write(
+    source: Bundle,
+    target: Bundle,
+    changes: Mapping[str, list[Splice]],
+    weights: str,
+    progress: Progress | None = None,
+) -> None:
+    """Write ``target``: changed files with their splices, the others linked, copied or (weights only) left out.
+
+    Args:
+        source: what is read.
+        target: what is written; its names correspond to the source's.
+        changes: splices by the source's file name.
+        weights: ``link``, ``copy`` or ``none``.
+        progress: called with the number of bytes just moved.
+    """
+    for old_name, new_name in zip(source.names, target.names, strict=True):
+        old, new = source.path(old_name), target.path(new_name)
+        if target.kind == "folder":
+            new.parent.mkdir(parents=True, exist_ok=True)
+        if old_name in changes or source.kind == "file":
+            files.write_spliced(old, new, changes.get(old_name, []), progress=progress)
+        elif weights == "none" and old.suffix in _WEIGHTS:
+            continue
+        elif weights == "link" and old.stat().st_size > _LINKED_FROM:
+            files.link_or_copy(old, new, progress=progress)
+        else:
+            files.clone_or_copy(old, new, progress=progress)

@@ -1,0 +1,141 @@
+"""Every way in which a command can end, as an exit code and at most one line on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import click
+
+from ropepatch.errors import InputError, RopepatchError, UsageError, WouldOverwrite
+
+#: sysexits.h: internal software error
+INTERNAL = 70
+INTERRUPTED = 130
+#: what a shell reports for a program that a closed pipe ended
+BROKEN_PIPE = 141
+TERMINATED = 143
+
+
+class _Internal(RopepatchError):
+    exit_code = INTERNAL
+
+
+class _Interrupted(RopepatchError):
+    exit_code = INTERRUPTED
+
+
+def guarded(call: Callable[[], Any], arguments: Sequence[str]) -> int:
+    """Run ``call`` and return the exit code; an error is printed as one line, or as JSON where that was asked for.
+
+    Args:
+        call: the command; what it returns, if anything, is the exit code.
+        arguments: the command line, read for ``--json`` and ``--debug`` because parsing itself may fail.
+    """
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    _tolerant_streams()
+    with _sigterm_unwinds():
+        try:
+            result = call()
+            sys.stdout.flush()
+            return result if isinstance(result, int) else 0
+        except click.exceptions.Exit as end:
+            return end.exit_code
+        except BrokenPipeError:
+            _abandon_stdout()
+            return BROKEN_PIPE
+        except (Exception, KeyboardInterrupt) as error:
+            found = translated(error)
+            if "--debug" in options:
+                traceback.print_exc()
+            _report(found, as_json="--json" in options)
+            if isinstance(error, OSError):
+                _abandon_stdout()  # it may be the one that could not be written
+            return found.exit_code
+
+
+def translated(error: BaseException) -> RopepatchError:
+    """Any exception as the error that the command line reports."""
+    if isinstance(error, RopepatchError):
+        return error
+    if isinstance(error, click.UsageError):
+        command = error.ctx.command_path if error.ctx else "ropepatch"
+        return UsageError(_one_line(error.format_message()), hint=f"see {command} --help")
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        return _Interrupted("interrupted")
+    if isinstance(error, click.ClickException):
+        return UsageError(_one_line(error.format_message()))
+    if isinstance(error, OSError):
+        name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else None
+        kind = WouldOverwrite if isinstance(error, FileExistsError) else InputError
+        return kind((error.strerror or str(error) or "the system refused").lower(), where=name)
+    if _is_parameter_error(error):
+        return InputError(str(error))
+    return _Internal(
+        f"internal error: {type(error).__name__}: {_one_line(str(error))}",
+        hint="this is a fault of ropepatch; --debug shows the traceback",
+    )
+
+
+def _is_parameter_error(error: BaseException) -> bool:
+    """Whether a method refuses what a file says, without importing the methods for the question."""
+    module = sys.modules.get("ropepatch.methods.base")
+    return module is not None and isinstance(error, module.ParameterError)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _report(error: RopepatchError, *, as_json: bool) -> None:
+    from ropepatch.report.text import clean
+
+    with contextlib.suppress(OSError):
+        if as_json:
+            document = error.to_json()
+            document["error"] = str(document["error"]).lstrip("_")
+            print(json.dumps(document), file=sys.stderr)
+            return
+        colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        label = "\x1b[31mropepatch:\x1b[0m" if colour else "ropepatch:"
+        print(label, clean(error), file=sys.stderr)
+
+
+def _tolerant_streams() -> None:
+    """A name or formula that the terminal's encoding lacks is escaped, not an error."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
+@contextlib.contextmanager
+def _sigterm_unwinds() -> Iterator[None]:
+    """A polite kill runs the clean-up of a half-written output, as Ctrl-C does."""
+
+    def end(*_: Any) -> None:
+        raise SystemExit(TERMINATED)
+
+    try:
+        before = signal.signal(signal.SIGTERM, end)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _abandon_stdout() -> None:
+    """Keep the interpreter from failing on a broken stdout once more when it ends."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        return
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

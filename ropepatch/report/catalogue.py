@@ -1,0 +1,111 @@
+"""The methods as documents: what ``ropepatch methods`` and ``ropepatch explain`` print."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from typing import Any
+
+from ropepatch.errors import UsageError
+from ropepatch.methods import REGISTRY, Method
+
+METHODS_SCHEMA = "ropepatch.methods/1"
+EXPLAIN_SCHEMA = "ropepatch.explain/1"
+
+# How each method is spelled in a file: (Hugging Face config, GGUF). What has no row is written as per-pair factors.
+_FACTORS = ("longrope factor lists", "rope_freqs.weight, where the architecture reads it")
+_SPELLINGS = {
+    "none":         ("no rope type", "no scaling keys"),
+    "linear":       ("rope type linear", "rope.scaling.type linear"),
+    "ntk":          ("rope_theta", "rope.freq_base"),
+    "ntk-critical": ("rope_theta", "rope.freq_base"),
+    "theta":        ("rope_theta", "rope.freq_base"),
+    "dynamic":      ("rope type dynamic", None),
+    "yarn":         ("rope type yarn", "rope.scaling.type yarn; rope_freqs.weight for other betas"),
+    "llama3":       ("rope type llama3", _FACTORS[1]),
+    "longrope":     ("rope type longrope", "rope_factors_long and _short, where the architecture reads them"),
+    "proportional": (None, None),
+    "factors":      (None, None),
+}  # fmt: skip
+
+
+def find(name: str) -> type[Method]:
+    """The class of a method.
+
+    Raises:
+        UsageError: there is none of that name; the message suggests the nearest and lists all.
+    """
+    if name in REGISTRY:
+        return REGISTRY[name]
+    near = difflib.get_close_matches(name.lower(), REGISTRY, n=1, cutoff=0.5)
+    suggestion = f", did you mean {near[0]!r}?" if near else ""
+    raise UsageError(f"unknown method {name!r}{suggestion}", hint=f"the methods are: {', '.join(REGISTRY)}")
+
+
+def written(method: type[Method]) -> dict[str, str | None]:
+    """Where a method can be written, by format; None where it cannot."""
+    hf, gguf = _SPELLINGS.get(method.name, _FACTORS)
+    return {"hf": hf, "gguf": gguf}
+
+
+def methods() -> dict[str, Any]:
+    """The registry as the JSON that ``schemas/methods.schema.json`` describes."""
+    return {"schema": METHODS_SCHEMA, "methods": [_entry(method) for method in REGISTRY.values()]}
+
+
+def explain(name: str) -> dict[str, Any]:
+    """One method as the JSON that ``schemas/explain.schema.json`` describes.
+
+    Raises:
+        UsageError: there is no such method.
+    """
+    method = find(name)
+    return {
+        "schema": EXPLAIN_SCHEMA,
+        **_entry(method),
+        "formula": method.formula,
+        "paper": method.paper,
+        "parameters": _parameters(method),
+        "about": method.about,
+    }
+
+
+def _entry(method: type[Method]) -> dict[str, Any]:
+    return {
+        "name": method.name,
+        "title": method.title,
+        "reach": method.reach,
+        "fine_tuning": method.fine_tuning,
+        "applicable": method.applicable,
+        "written": written(method),
+    }
+
+
+def _parameters(method: type[Method]) -> list[dict[str, Any]]:
+    hints = typing.get_type_hints(method)
+    found = []
+    for field in dataclasses.fields(method):
+        kind, optional = _kind(hints[field.name])
+        required = field.default is dataclasses.MISSING
+        found.append(
+            {
+                "name": field.name,
+                "type": kind,
+                "required": required,
+                "nullable": optional,
+                "default": None if required else field.default,
+            }
+        )
+    return found
+
+
+def _kind(hint: Any) -> tuple[str, bool]:
+    """The type as a word, and whether None is allowed."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        inner = next(arg for arg in typing.get_args(hint) if arg is not type(None))
+        return _kind(inner)[0], True
+    if typing.get_origin(hint) is tuple:
+        return "list of numbers", False
+    return {bool: "true or false", int: "whole number", float: "number"}.get(hint, str(hint)), False

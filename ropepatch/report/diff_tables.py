@@ -1,0 +1,75 @@
+"""A difference of two checkpoints for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from ropepatch.diffing import Diff, FrequencyDifference, GroupDifference, Setting
+from ropepatch.profile import Source
+from ropepatch.report.tables import plain
+from ropepatch.report.text import number, short
+
+_CELL = 30
+
+
+def difference(result: Diff) -> list[Any]:
+    """Sources, the settings that differ, and the frequencies of each group."""
+    shown: list[Any] = [_sources(result.a.source, result.b.source)]
+    differing = [item for item in result.contexts if not item.same]
+    for group in result.groups:
+        prefix = f"{group.name}: " if len(result.groups) > 1 else ""
+        differing += [Setting(prefix + item.name, item.a, item.b) for item in group.settings if not item.same]
+    if differing:
+        shown.append(_settings(differing))
+    shown += [_frequencies(group, len(result.groups) > 1) for group in result.groups if group.frequencies]
+    return shown
+
+
+def _sources(a: Source, b: Source) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim")
+    grid.add_column(overflow="fold")
+    grid.add_column(style="dim")
+    for side, source in (("a", a), ("b", b)):
+        grid.add_row(side, plain(source.ref, "bold"), plain(f"{source.format} · {source.architecture}"))
+    return grid
+
+
+def _settings(items: Sequence[Setting]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("setting", "a", "b"):
+        table.add_column(heading, overflow="fold")
+    for item in items:
+        table.add_row(plain(item.name), _value(item.a), _value(item.b))
+    return table
+
+
+def _value(value: Any) -> Text:
+    return plain("-", "dim") if value is None else plain(short(value, _CELL))
+
+
+def _frequencies(group: GroupDifference, named: bool) -> Table:
+    title = f"frequencies of {group.name}" if named else "frequencies"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=plain(title), title_justify="left")
+    for heading in ("at length", "pairs that differ", "largest ratio a/b", "attention scale"):
+        table.add_column(heading, overflow="fold")
+    for item in group.frequencies:
+        table.add_row(*(plain(cell) for cell in _cells(item)))
+    return table
+
+
+def _cells(item: FrequencyDifference) -> tuple[str, ...]:
+    length = "short" if item.length is None else f"{item.length:,}"
+    a, b = item.attention_scale
+    scale = number(a) if abs(a - b) <= 1e-6 * abs(a) else f"{number(a)} / {number(b)}"
+    if item.pairs[0] != item.pairs[1]:
+        return length, f"{item.pairs[0]} against {item.pairs[1]} pairs", "", scale
+    if item.pair is None:
+        return length, "none", "1", scale
+    since = f"{item.differing} of {item.pairs[0]}, from wavelength {item.from_wavelength:,.4g}"
+    return length, since, f"{item.ratio:.6g} at pair {item.pair}", scale

@@ -1,0 +1,212 @@
+"""What the commands show to people, as rich renderables.
+
+Every text that comes from a file goes through :func:`ropepatch.report.text.clean` and into ``Text``, so that neither
+the terminal nor rich's markup acts on it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from rich import box
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from ropepatch.methods.base import Frequencies
+from ropepatch.patch import Edit, Value
+from ropepatch.profile import RopeGroup, RopeProfile
+from ropepatch.report import summary
+from ropepatch.report.text import clean, number, short, tokens
+
+#: rope groups side by side in one table
+_SIDE_BY_SIDE = 3
+#: characters of a value in a table cell
+_CELL = 44
+
+
+def plain(text: object, style: str = "") -> Text:
+    """A text that nothing interprets."""
+    return Text(clean(text), style=style)
+
+
+def _table(*headings: str, title: str | None = None) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=plain(title) if title else None, title_justify="left", pad_edge=False)
+    for heading in headings:
+        table.add_column(Text(heading), overflow="fold")
+    return table
+
+
+def _grid(rows: Iterable[tuple[str, Text]]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True, style="dim")
+    grid.add_column(overflow="fold")
+    for name, value in rows:
+        grid.add_row(Text(name), value)
+    return grid
+
+
+def profile_panel(profile: RopeProfile) -> Panel:
+    """Where a profile was read, and its contexts."""
+    source = profile.source
+    rows = [
+        ("format", plain(" · ".join(filter(None, (source.format, source.architecture, source.layout_version))))),
+        ("trained on", plain(f"{tokens(profile.trained_context)}{' tokens' if profile.trained_context else ''}")),
+        ("declares", plain(f"{tokens(profile.declared_context)}{' tokens' if profile.declared_context else ''}")),
+    ]
+    if profile.nope_layers:
+        rows.append(("without RoPE", plain(f"layers {ranges(profile.nope_layers)}")))
+    return Panel(_grid(rows), title=plain(source.ref, "bold"), title_align="left", expand=False)
+
+
+def group_tables(profile: RopeProfile) -> list[Table]:
+    """Settings and a frequency summary, one column a rope group."""
+    names = list(profile.groups)
+    tables = []
+    for start in range(0, len(names), _SIDE_BY_SIDE):
+        part = names[start : start + _SIDE_BY_SIDE]
+        columns = [_group_rows(profile, profile.groups[name]) for name in part]
+        table = _table("rope group", *map(clean, part))
+        for label in dict.fromkeys(label for column in columns for label in column):
+            if label == "frequencies":
+                table.add_section()
+            table.add_row(plain(label, "dim"), *(plain(column.get(label, "")) for column in columns))
+        tables.append(table)
+    return tables
+
+
+def _group_rows(profile: RopeProfile, group: RopeGroup) -> dict[str, str]:
+    numbers = summary.group_summary(profile, group)
+    rows = {"layers": ranges(group.layers) if group.layers is not None else "all" if len(profile.groups) == 1 else "?"}
+    rows["base θ"] = number(group.rope_theta, 9)
+    rows["rotates"] = f"{group.rotary_dim} of {group.head_dim} dimensions, {group.layout}"
+    if group.window:
+        rows["window"] = f"{group.window:,} tokens"
+    if group.mrope_section:
+        rows["M-RoPE sections"] = short(group.mrope_section)
+    rows["scaling"] = str(group.scaling.to_json()["method"])
+    rows.update(_scaling_rows(group.scaling.to_json(), "  "))
+    for name in ("softmax_scale", "query_temperature"):
+        value = getattr(group, name)
+        if value is not None:
+            rows[name] = short(dict(value) if isinstance(value, Mapping) else value)
+    longest = numbers["longest_wavelength"]
+    rows["frequencies"] = f"{numbers['pairs']} pairs, {number(numbers['first'], 4)} to {number(numbers['last'], 4)}"
+    rows["longest wavelength"] = f"{longest:,.0f} tokens" if longest else "none: a pair stands still"
+    if numbers["beyond_trained"] is not None:
+        rows["never turned in training"] = f"{numbers['beyond_trained']} pairs"
+    rows["attention scale"] = number(numbers["attention_scale"])
+    if numbers["changes_with_length"]:
+        rows["follows the length"] = "yes: shown for a short context"
+    return rows
+
+
+def _scaling_rows(scaling: Mapping[str, Any], indent: str) -> dict[str, str]:
+    rows = {}
+    for key, value in scaling.items():
+        if key == "stages":
+            for stage in value:
+                rows.update(_scaling_rows(stage, f"{indent}{stage['method']} "))
+        elif key != "method":
+            rows[indent + key] = short(value, _CELL)
+    return rows
+
+
+def ranges(layers: Sequence[int]) -> str:
+    """``0-4, 6-10``: runs of layers, the middle left out where there are many."""
+    runs = []
+    for _, run in groupby(enumerate(sorted(layers)), key=lambda pair: pair[1] - pair[0]):
+        members = [layer for _, layer in run]
+        runs.append(str(members[0]) if len(members) == 1 else f"{members[0]}-{members[-1]}")
+    if len(runs) > 6:
+        return f"{', '.join(runs[:3])}, … {runs[-1]} ({len(layers)})"
+    return ", ".join(runs) or "none"
+
+
+def frequency_table(name: str, group: RopeGroup, now: Frequencies) -> Table:
+    """Each pair's frequency and wavelength, and how much the scaling slows it."""
+    rotation = group.spectrum().inv_freq
+    title = f"{name}: attention scale {number(now.attention_scale)}, {group.layout} layout"
+    table = _table(title=title)
+    for heading in ("pair", "inv_freq", "wavelength", "slowed by"):
+        table.add_column(heading, justify="right")
+    for index, value in enumerate(now.inv_freq):
+        still = value == 0
+        slowed = f"{rotation[index] / value:.6g}" if not still and index < rotation.size else ""
+        wavelength = "stands still" if still else f"{2 * math.pi / value:,.6g}"
+        table.add_row(str(index), f"{value:.9g}", wavelength, slowed if slowed != "1" else Text("1", "dim"))
+    return table
+
+
+def edit_table(edits: Sequence[Edit]) -> Table:
+    """What changes, old against new."""
+    several = len({edit.file for edit in edits}) > 1
+    table = _table(*(["file"] if several else []), "key" if all(e.target != "tensor" for e in edits) else "key or tensor")
+    table.add_column("before", overflow="fold")
+    table.add_column("after", overflow="fold")
+    for edit in edits:
+        table.add_row(
+            *([plain(edit.file)] if several else []),
+            plain(edit.name),
+            _value(edit.before, "dim"),
+            _value(edit.after, "bold") if edit.after is not None else plain("removed", "bold"),
+        )
+    return table
+
+
+def _value(value: Value | None, style: str) -> Text:
+    return plain("-", "dim") if value is None else plain(short(value.data, _CELL), style)
+
+
+def check_table(report: Mapping[str, Any]) -> Table:
+    """The checks after writing."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for check in report["checks"]:
+        passed = check["result"] == "PASSED"
+        table.add_row(
+            Text("✓" if passed else "✗", "green" if passed else "red"), plain(check["name"]), plain(check["detail"])
+        )
+    return table
+
+
+def method_table(entries: Sequence[Mapping[str, Any]]) -> Table:
+    """The registry: one row a method."""
+    table = _table()
+    table.add_column("method", no_wrap=True, style="bold")
+    table.add_column("reach", ratio=3)
+    table.add_column("fine-tuning", ratio=2)
+    table.add_column("written in a GGUF as", ratio=2, overflow="fold")
+    for entry in entries:
+        where = entry["written"]["gguf"] or ("read only" if not entry["applicable"] else "cannot be written")
+        table.add_row(plain(entry["name"]), plain(entry["reach"]), plain(entry["fine_tuning"]), plain(where))
+    return table
+
+
+def explanation(document: Mapping[str, Any]) -> list[Any]:
+    """A method at length."""
+    written = document["written"]
+    rows = [
+        ("formula", plain(document["formula"])),
+        ("paper", plain(document["paper"])),
+        ("reach", plain(document["reach"])),
+        ("fine-tuning", plain(document["fine_tuning"])),
+        ("HF config", plain(written["hf"] or "cannot be written")),
+        ("GGUF", plain(written["gguf"] or "cannot be written")),
+    ]
+    shown: list[Any] = [
+        Panel(_grid(rows), title=plain(f"{document['name']}: {document['title']}", "bold"), title_align="left"),
+        plain(document["about"]),
+    ]
+    if document["parameters"]:
+        table = _table("parameter", "type", "default")
+        for item in document["parameters"]:
+            default = "required" if item["required"] else "computed" if item["default"] is None else short(item["default"])
+            table.add_row(plain(item["name"]), plain(item["type"]), plain(default))
+        shown += [Text(), table]
+    return shown
