@@ -14,6 +14,7 @@ from ropepatch.frequencies import profile_frequencies
 from ropepatch.methods.base import Frequencies, Method, ParameterError, Target
 from ropepatch.methods.plain import NoScaling
 from ropepatch.methods.stack import Stack
+from ropepatch.methods.yarn import Yarn
 from ropepatch.patch import Patch
 from ropepatch.profile import RopeGroup, RopeProfile
 
@@ -95,6 +96,8 @@ class Checkpoint:
         trained = original or self._original(before, start, existing)
         wants_factor = _has_factor(method)
         factor = _factor(method, factor, length, trained, wants_factor)
+        if existing == "replace" and isinstance(start.scaling, Yarn) and method == "yarn":
+            settings = {**_inherited(start.scaling), **settings}
         try:
             target = Target(factor, trained, start.spectrum())
             scaling = methods.extend(method, target, settings)
@@ -176,6 +179,12 @@ def _span(profile: RopeProfile) -> str:
     if profile.trained_context and profile.declared_context:
         return f", {profile.trained_context} to {profile.declared_context} tokens"
     return ""
+
+
+def _inherited(old: Yarn) -> dict[str, Any]:
+    """What a model was trained with and a new factor does not change: betas, truncation, DeepSeek's magnitudes."""
+    names = ("beta_fast", "beta_slow", "truncate", "mscale", "mscale_all_dim")
+    return {name: value for name in names if (value := getattr(old, name)) is not None}
 
 
 def _has_factor(method: str) -> bool:

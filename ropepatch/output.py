@@ -100,8 +100,7 @@ class _Job:
             return self._run_in_place(changes, started, verify, before, previous)
         with _appearing(self.target) as work:
             bundle.write(self.source, work, changes, self.weights, self.progress)
-            document = self._finish(work, changes, started, verify, {}, None)
-        return document
+            return self._finish(work, changes, started, verify, {}, None)
 
     def _chained(self) -> bool:
         return self.in_place and self.target.manifest.exists()
@@ -222,6 +221,14 @@ def revert(ref: Path, *, output: Path | None = None, in_place: bool = False, pro
     return target.anchor
 
 
+def _counterpart(name: str, model: checkpoint.Checkpoint) -> str:
+    """The sibling's file that corresponds to an edited one: the shard of the same number, else the first file."""
+    own = [path.name for path in model.dialect.files()]
+    match = bundle.SHARD.match(name)
+    number = int(match["number"]) if match else 1
+    return own[number - 1] if number <= len(own) else own[0]
+
+
 def _check_still_the_output(patched: Bundle, record: Manifest) -> None:
     for name, wanted in record.subjects.items():
         path = patched.path(name)
@@ -229,9 +236,7 @@ def _check_still_the_output(patched: Bundle, record: Manifest) -> None:
             raise InputError("has changed since it was patched: its sha256 is not the manifest's", where=str(path))
 
 
-def _check_restored(
-    patched: Bundle, restored: Bundle, record: Manifest, changes: Mapping[str, list[Splice]]
-) -> None:
+def _check_restored(patched: Bundle, restored: Bundle, record: Manifest, changes: Mapping[str, list[Splice]]) -> None:
     """Hold the restored files against the digests of the inputs, which correspond to the outputs in order."""
     original = dict(zip(sorted(record.subjects), sorted(record.inputs.items()), strict=False))
     for name, new_name in zip(patched.names, restored.names, strict=True):
@@ -267,9 +272,8 @@ def replay(record: Manifest | Patch, ref: str) -> Patch:
             where=ref,
             hint=f"use apply --method {patch.method}",
         )
-    own = [path.name for path in model.dialect.files()]
-    edits = tuple(
-        dataclasses.replace(edit, file=own[0]) if before.source.format == "gguf" else edit for edit in patch.edits
-    )
+    edits = tuple(patch.edits)
+    if before.source.format == "gguf":
+        edits = tuple(dataclasses.replace(edit, file=_counterpart(edit.file, model)) for edit in edits)
     after = dataclasses.replace(patch.after, source=before.source, notes=before.notes)
     return dataclasses.replace(patch, ref=ref, edits=edits, before=before, after=after, root=model.dialect.root)

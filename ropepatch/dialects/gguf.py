@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ropepatch.bundle import bundle_of
 from ropepatch.containers import gguf as container
 from ropepatch.containers.gguf import ArrayRef
 from ropepatch.dialects import factors as factor_lists
@@ -27,6 +28,18 @@ from ropepatch.runtimes import llama_cpp
 from ropepatch.runtimes.llama_cpp_table import FREQS, LONG, SHORT, Row
 
 SCALING_TYPES = ("none", "linear", "yarn", "longrope")
+#: names that Ollama's converter gives; its own loader translates them (llama/compat/llama-ollama-compat.cpp)
+ALIASES: dict[str, tuple[str, ...]] = {
+    "rope.freq_base": ("rope.global.freq_base",),
+    "rope.freq_base_swa": ("rope.local.freq_base", "rope.freq_base_local", "rope.swa.freq_base"),
+    "rope.dimension_count_swa": ("rope.swa.dimension_count",),
+    "rope.dimension_sections": ("rope.mrope_section", "rope.mrope_sections"),
+    "rope.scaling.yarn_beta_fast": ("rope.scaling.beta_fast",),
+    "rope.scaling.yarn_beta_slow": ("rope.scaling.beta_slow",),
+    "rope.scaling.yarn_log_multiplier": ("rope.scaling.mscale_all_dim",),
+    "rope.scaling.factor": ("rope.scale_linear", "rope.scale"),
+}
+ARCHITECTURE_ALIASES = {"gptoss": "gpt-oss", "qwen25vl": "qwen2vl", "olmo3": "olmo2"}
 #: keys that the profile takes in; every other rope key is kept under ``unrecognised``
 _KNOWN = frozenset(
     {
@@ -37,7 +50,6 @@ _KNOWN = frozenset(
         "rope.freq_base_swa",
         "rope.scaling.type",
         "rope.scaling.factor",
-        "rope.scale_linear",
         "rope.scaling.attn_factor",
         "rope.scaling.original_context_length",
     }
@@ -45,10 +57,11 @@ _KNOWN = frozenset(
 
 
 class GgufDialect:
-    """An opened GGUF file."""
+    """An opened GGUF file, or all shards of a split one; the first shard's metadata is what counts."""
 
-    def __init__(self, header: container.Header) -> None:
-        self.header = header
+    def __init__(self, shards: list[container.Header]) -> None:
+        self.shards = shards
+        self.header = header = shards[0]
         self.path = header.path
         self.root = header.path.parent
         architecture = header.get("general.architecture")
@@ -58,15 +71,27 @@ class GgufDialect:
 
     @classmethod
     def open(cls, path: Path) -> GgufDialect:
-        """Scan the header of ``path``."""
-        return cls(container.scan(path))
+        """Scan the header of ``path``, and of its sibling shards when it is one of a split model.
+
+        Raises:
+            InputError: a shard is missing, or is no GGUF file.
+        """
+        found = bundle_of(path)
+        return cls([container.scan(found.path(name)) for name in found.names])
 
     def files(self) -> list[Path]:
-        """The one file."""
-        return [self.path]
+        """The file, or all shards in order."""
+        return [shard.path for shard in self.shards]
+
+    def holder(self, tensor: str) -> container.Header | None:
+        """The shard that holds ``tensor``; None when there is no such tensor."""
+        return next((shard for shard in self.shards if tensor in shard.tensors), None)
 
     def key(self, name: str) -> str:
-        """The full name of an architecture's key."""
+        """The full name of an architecture's key, as this file spells it."""
+        for spelling in (name, *ALIASES.get(name, ())):
+            if f"{self.architecture}.{spelling}" in self.header.keys:
+                return f"{self.architecture}.{spelling}"
         return f"{self.architecture}.{name}"
 
     def row(self) -> Row:
@@ -76,7 +101,7 @@ class GgufDialect:
             InputError: the architecture is unknown.
             NoRope: it has no rotary embedding.
         """
-        row = llama_cpp.reads(self.architecture)
+        row = llama_cpp.reads(ARCHITECTURE_ALIASES.get(self.architecture, self.architecture))
         if row is None:
             raise InputError(
                 f"architecture {self.architecture!r} is not one that llama.cpp loads",
@@ -168,10 +193,7 @@ class GgufDialect:
                 where=f"{self.path}: {self.key('rope.scaling.type')}",
                 hint=f"it knows {', '.join(SCALING_TYPES)}",
             )
-        factor = self.number("rope.scaling.factor")
-        if factor is None:
-            factor = self.number("rope.scale_linear")
-        factor = float(factor or 1.0)
+        factor = float(self.number("rope.scaling.factor") or 1.0)
         if kind == "none" and factor != 1:
             notes.append(f"rope.scaling.factor {factor:g} has no effect: rope.scaling.type is none")
             factor = 1.0
@@ -199,13 +221,27 @@ class GgufDialect:
                 value = self.number(f"rope.scaling.yarn_{name}")
                 if value is not None:
                     betas[name] = float(value)
-        net = None if attention == 1 else attention * yarn_attention(factor)
-        return Yarn(factor, original, attention_factor=net, **betas)
+        everywhere = self.log_multiplier(row)
+        if everywhere:
+            # DeepSeek's files mean the same mscale on both sides; the others' numerator is 1.
+            betas["mscale"] = everywhere if row.arch == "deepseek2" else 1.0
+            betas["mscale_all_dim"] = everywhere
+        usual = Yarn(factor, original, **betas)
+        if attention == 1:
+            return usual
+        return dataclasses.replace(usual, attention_factor=attention * usual.attention)
+
+    def log_multiplier(self, row: Row) -> float | None:
+        """``mscale_all_dim`` as the architecture's files store it: itself, or a tenth of it; None when not read."""
+        value = self.number("rope.scaling.yarn_log_multiplier") if row.log_mul != "-" else None
+        if not value:
+            return None
+        return float(value) / 0.1 if row.log_mul == "tenth" else float(value)
 
     def _tensor_stage(
         self, row: Row, group: RopeGroup, original: int, kind: str | None, notes: list[str]
     ) -> Method | None:
-        present = [name for name in (FREQS, LONG, SHORT) if name in self.header.tensors]
+        present = [name for name in (FREQS, LONG, SHORT) if self.holder(name)]
         if not present:
             return None
         wanted = row.factor_tensors(kind)
@@ -232,7 +268,8 @@ class GgufDialect:
         return None
 
     def _values(self, name: str) -> tuple[float, ...]:
-        return tuple(float(value) for value in self.header.read_f32(name).reshape(-1))
+        holder = self.holder(name)
+        return tuple(float(value) for value in holder.read_f32(name).reshape(-1)) if holder else ()
 
     def _trained(self, scaling: Method, original: int | None, declared: int | None, notes: list[str]) -> int | None:
         if original:
@@ -248,7 +285,9 @@ class GgufDialect:
     def _groups(
         self, row: Row, group: RopeGroup, scaling: Method, kept: tuple[float, ...] | None
     ) -> dict[str, RopeGroup]:
-        full = dataclasses.replace(group, scaling=scaling, factors=kept)
+        everywhere = self.log_multiplier(row) if isinstance(scaling, Yarn) and row.log_mul == "tenth" else None
+        softmax = yarn_attention(scaling.factor, everywhere) ** 2 if everywhere and isinstance(scaling, Yarn) else None
+        full = dataclasses.replace(group, scaling=scaling, factors=kept, softmax_scale=softmax)
         window = self.number("attention.sliding_window")
         if row.swa == "-" or not window:
             return {"default": full}
@@ -284,12 +323,15 @@ class GgufDialect:
         )
 
     def _unrecognised(self, row: Row) -> dict[str, Any]:
-        prefix = f"{self.architecture}."
-        betas = {"rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow"} if row.betas else set()
+        read = {*_KNOWN}
+        if row.betas:
+            read |= {"rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow"}
+        if row.log_mul != "-":
+            read.add("rope.scaling.yarn_log_multiplier")
+        taken = {self.key(name) for name in read}
         found: dict[str, Any] = {}
         for key, record in self.header.keys.items():
-            name = key.removeprefix(prefix)
-            if not key.startswith(prefix + "rope.") or name in _KNOWN or name in betas:
+            if not key.startswith(f"{self.architecture}.rope.") or key in taken:
                 continue
             value = record.value
             found[key] = (self.header.array(key) or "array") if isinstance(value, ArrayRef) else value

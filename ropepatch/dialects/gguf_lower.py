@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ropepatch.containers.gguf import TYPE_NAMES
 from ropepatch.dialects import factors as factor_lists
 from ropepatch.dialects.base import Lowering
 from ropepatch.errors import MethodUnsupported
@@ -29,11 +30,12 @@ if TYPE_CHECKING:
 _CLEARED = (
     "rope.scaling.type",
     "rope.scaling.factor",
-    "rope.scale_linear",
     "rope.scaling.attn_factor",
+    "rope.scaling.yarn_log_multiplier",
     "rope.scaling.yarn_beta_fast",
     "rope.scaling.yarn_beta_slow",
 )
+_COUNT = "split.tensors.count"
 _FITTING = "linear, ntk, ntk-critical, theta and yarn (betas in the ratio 32:1) fit every architecture"
 
 
@@ -132,7 +134,13 @@ def _native_yarn(dialect: GgufDialect, row: Row, scaling: Yarn) -> _Spelling | N
     else:
         return None
     keys["rope.scaling.original_context_length"] = ("UINT32", int(original))
-    multiplier = scaling.attention / yarn_attention(scaling.factor)
+    usual = yarn_attention(scaling.factor)
+    if scaling.mscale_all_dim and row.log_mul != "-":
+        numerator = scaling.mscale_all_dim if row.arch == "deepseek2" else 1.0
+        usual = yarn_attention(scaling.factor, numerator) / yarn_attention(scaling.factor, scaling.mscale_all_dim)
+        stored = scaling.mscale_all_dim * (0.1 if row.log_mul == "tenth" else 1.0)
+        keys["rope.scaling.yarn_log_multiplier"] = ("FLOAT32", float(np.float32(stored)))
+    multiplier = scaling.attention / usual
     if abs(multiplier - 1) > 1e-9:
         keys["rope.scaling.attn_factor"] = ("FLOAT32", float(np.float32(multiplier)))
     return _Spelling(keys)
@@ -147,7 +155,7 @@ def _native_longrope(dialect: GgufDialect, row: Row, group: RopeGroup, scaling: 
             where=str(dialect.path),
             hint=f"{_FITTING}; equal short and long factors can be baked where rope_freqs.weight is read",
         )
-    if FREQS in dialect.header.tensors:
+    if dialect.holder(FREQS):
         raise MethodUnsupported(
             "the file carries rope_freqs.weight, and llama.cpp refuses it beside rope_factors_long and _short",
             where=str(dialect.path),
@@ -185,9 +193,9 @@ def _bake(dialect: GgufDialect, row: Row, group: RopeGroup) -> _Spelling:
 def _neutralise(dialect: GgufDialect, spelling: _Spelling) -> None:
     """Set factor tensors that the new spelling does not use to ones: taking one out would move every other tensor."""
     for name in (FREQS, LONG, SHORT):
-        info = dialect.header.tensors.get(name)
-        if info is not None and name not in spelling.tensors:
-            spelling.tensors[name] = np.ones(info.shape[::-1])
+        holder = dialect.holder(name)
+        if holder is not None and name not in spelling.tensors:
+            spelling.tensors[name] = np.ones(holder.tensors[name].shape[::-1])
             if name != FREQS and dialect.row().factors == "Fc":
                 # Without this type llama.cpp does not look for the two tensors and refuses the file.
                 kind = spelling.keys.get("rope.scaling.type")
@@ -232,22 +240,36 @@ def _check_sliding(dialect: GgufDialect, row: Row, after: RopeProfile) -> None:
 
 
 def _edits(dialect: GgufDialect, spelling: _Spelling) -> list[Edit]:
-    header, file = dialect.header, dialect.path.name
+    added = [name for name in spelling.tensors if dialect.holder(name) is None]
+    if added and len(dialect.shards) > 1:
+        # llama.cpp holds the first shard's count against the tensors of all shards.
+        count = dialect.header.keys.get(_COUNT)
+        if count is not None:
+            spelling.keys[_COUNT] = (TYPE_NAMES[count.type], count.value + len(added))
+    return _key_edits(dialect, spelling) + _tensor_edits(dialect, spelling)
+
+
+def _key_edits(dialect: GgufDialect, spelling: _Spelling) -> list[Edit]:
+    header = dialect.header
     before: dict[tuple[str, ...], Value] = {}
     after: dict[tuple[str, ...], Value | None] = {}
     for name, value in spelling.keys.items():
-        key = dialect.key(name)
+        key = name if name == _COUNT else dialect.key(name)
         if key in header.keys:
             before[(key,)] = Value(header.get(key), header.type_of(key))
         after[(key,)] = Value(value[1], value[0]) if value is not None else None
-    edits = difference(file, "key", before, {k: v for k, v in after.items() if v is not None or k in before})
-    held: dict[tuple[str, ...], Value] = {}
-    wanted: dict[tuple[str, ...], Value | None] = {}
+    return difference(header.path.name, "key", before, {k: v for k, v in after.items() if v is not None or k in before})
+
+
+def _tensor_edits(dialect: GgufDialect, spelling: _Spelling) -> list[Edit]:
+    edits = []
     for name, values in spelling.tensors.items():
-        array = values.astype(np.float32)
-        if name in header.tensors:
-            old = header.read_f32(name)
+        array, holder = values.astype(np.float32), dialect.holder(name)
+        held: dict[tuple[str, ...], Value] = {}
+        if holder is not None:
+            old = holder.read_f32(name)
             held[(name,)] = Value([float(v) for v in old.reshape(-1)], "F32", old.shape)
             array = array.reshape(old.shape)
-        wanted[(name,)] = Value([float(v) for v in array.reshape(-1)], "F32", array.shape)
-    return edits + difference(file, "tensor", held, wanted)
+        wanted = Value([float(v) for v in array.reshape(-1)], "F32", array.shape)
+        edits += difference((holder or dialect.header).path.name, "tensor", held, {(name,): wanted})
+    return edits

@@ -150,7 +150,8 @@ def apply_in_place(path: Path, splices: Sequence[Splice], *, progress: Progress 
     Raises:
         InputError: the file does not hold the bytes that a splice expects.
     """
-    if not same_size(splices):
+    shared = path.is_symlink() or path.stat().st_nlink > 1  # overwriting would change the other name's file too
+    if shared or not same_size(splices):
         write_spliced(path, path, splices, overwrite=True, progress=progress)
         return
     descriptor = os.open(path, os.O_RDWR)

@@ -193,9 +193,7 @@ def weights_reader(files: Sequence[Path]) -> str:
     return f"safetensors opens {len(files)} files with {tensors} tensors"
 
 
-def check(
-    patch: Patch, source: Bundle, output: Bundle, splices: Mapping[str, list[Splice]], *, full: bool
-) -> Report:
+def check(patch: Patch, source: Bundle, output: Bundle, splices: Mapping[str, list[Splice]], *, full: bool) -> Report:
     """Every check that needs no engine, on an output that was just written.
 
     Args:

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,8 +168,15 @@ def _serve(request: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    _serve(json.load(sys.stdin))
+    status = 0
+    try:
+        _serve(json.load(sys.stdin))
+    except Exception as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        status = 1
+    # The engine's threads outlive a failed load, and an ordinary exit may wait for them for ever. Its log is written by
+    # a thread of its own, which gets a moment to finish.
+    time.sleep(0.1)
     sys.stdout.flush()
     sys.stderr.flush()
-    # The server's threads outlive it on some platforms; the answer is written, nothing else is wanted.
-    os._exit(0)
+    os._exit(status)

@@ -1,0 +1,36 @@
+"""Reading what an earlier run printed or wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ropepatch.manifest import Manifest
+    from ropepatch.patch import Patch
+
+
+def read(path: str) -> Manifest | Patch:
+    """The manifest or patch in a file.
+
+    Raises:
+        InputError: the file holds neither.
+    """
+    from ropepatch import manifest, patch
+    from ropepatch.containers import json_text
+    from ropepatch.errors import InputError
+
+    _, document = json_text.read(path)
+    schema = document.get("schema")
+    if schema == manifest.SCHEMA:
+        return manifest.read(Path(path))
+    if schema != patch.SCHEMA:
+        raise InputError(
+            "is neither a manifest nor a patch of ropepatch",
+            where=path,
+            hint="give the .ropepatch.json beside an output, or what apply --dry-run --json printed",
+        )
+    try:
+        return patch.Patch.from_json(document)
+    except InputError as error:
+        raise InputError(error.what, where=path) from None

@@ -1,0 +1,137 @@
+"""Showing and writing a patch: what ``apply`` and ``replay`` have in common."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ropepatch.cli._output import Output
+
+if TYPE_CHECKING:
+    from ropepatch.manifest import Manifest
+    from ropepatch.patch import Patch
+
+
+def writing_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how a patch is written."""
+    for option in reversed(
+        (
+            click.option("-o", "--output", metavar="OUT", help="New file or folder; default: beside the input."),
+            click.option("--in-place", is_flag=True, help="Change the input itself."),
+            click.option("--dry-run", is_flag=True, help="Print the patch and write nothing."),
+            click.option(
+                "--weights",
+                type=click.Choice(["link", "copy", "none"]),
+                default="link",
+                show_default=True,
+                help="Unchanged files of a folder: linked, copied, or left out.",
+            ),
+            click.option(
+                "--digest",
+                type=click.Choice(["none", "header", "full"]),
+                help="Files to hash for the manifest; default: full for a copy, header where no weights move.",
+            ),
+            click.option("--verify/--no-verify", default=True, help="Check the output after writing (default: yes)."),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def finish(
+    out: Output,
+    patch: Patch,
+    *,
+    output: str | None,
+    in_place: bool,
+    dry_run: bool,
+    weights: str,
+    digest: str | None,
+    verify: bool,
+) -> None:
+    """Print ``patch`` (``--dry-run``), or write it and tell what was written."""
+    from ropepatch.errors import UsageError
+
+    if in_place and output is not None:
+        raise UsageError("--in-place and -o exclude each other")
+    if dry_run:
+        _show_patch(out, patch)
+        return
+    from ropepatch import output as writer
+
+    source = writer.source_of(patch)
+    target = source if in_place else source.renamed(Path(output) if output else writer.default_output(patch))
+    with out.progress("writing and checking") as progress:
+        manifest = patch.write(
+            None if in_place else target.anchor,
+            in_place=in_place,
+            weights=weights,
+            digest=digest,
+            verify=verify,
+            progress=progress,
+        )
+    if out.json:
+        out.document(
+            {
+                "schema": "ropepatch.apply/1",
+                "output": str(target.anchor),
+                "manifest_path": str(target.manifest),
+                "manifest": manifest.document,
+                "notes": list(patch.notes),
+            }
+        )
+    elif out.quiet:
+        out.line(target.anchor)
+    else:
+        _show_written(out, patch, manifest, target.anchor, target.manifest)
+
+
+def _show_patch(out: Output, patch: Patch) -> None:
+    if out.json:
+        out.document(patch.to_json())
+        return
+    _show_changes(out, patch)
+    for note in patch.notes:
+        out.note(note)
+    out.hint("nothing was written; run it without --dry-run, or keep the patch with --dry-run --json > patch.json")
+
+
+def _show_changes(out: Output, patch: Patch) -> None:
+    from ropepatch.report import tables
+
+    out.line(_headline(patch))
+    if patch.edits:
+        out.show(tables.edit_table(patch.edits))
+    else:
+        out.line("The checkpoint says so already: there is nothing to change.")
+
+
+def _headline(patch: Patch) -> str:
+    from ropepatch.report.text import tokens
+
+    method = patch.method + (f" {patch.factor:g}x" if patch.factor else "")
+    old, new = patch.before.declared_context, patch.after.declared_context
+    contexts = f"{tokens(old)} to {tokens(new)} tokens" if old != new else f"{tokens(new)} tokens"
+    return f"{patch.ref}: {method}, {contexts}"
+
+
+def _show_written(out: Output, patch: Patch, manifest: Manifest, target: Path, record: Path) -> None:
+    from ropepatch.report import tables
+
+    _show_changes(out, patch)
+    report = manifest.verification
+    if report is not None:
+        out.show(tables.check_table(report), "")
+    else:
+        out.note("the output was not verified", "warning")
+    out.line(f"wrote     {target}")
+    out.line(f"manifest  {record}")
+    for note in patch.notes:
+        out.note(note)
+    if target.exists() and Path(patch.ref).exists() and not os.path.samefile(target, patch.ref):
+        out.hint(f"compare with: ropepatch diff {patch.ref} {target}")
+    out.hint(f"undo with: ropepatch revert {target}")

@@ -1,0 +1,135 @@
+"""``ropepatch apply``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ropepatch.cli._options import complete_method, examples, standard
+from ropepatch.cli._output import Output
+from ropepatch.cli._writing import finish, writing_options
+
+if TYPE_CHECKING:
+    from ropepatch.patch import Patch
+
+#: what --set cannot set, and what sets it
+_ELSEWHERE = {
+    "factor": "--factor",
+    "length": "--length",
+    "original": "--original-length",
+    "existing": "--existing",
+    "group": "--group",
+    "hf_layout": "--hf-layout",
+    "bake": "--bake",
+    "method": "--method",
+}
+_EXAMPLES = examples(
+    "apply --method yarn --factor 4 model.gguf",
+    "apply --method yarn --length 131072 --set beta_fast=16 Qwen3-8B/ -o Qwen3-8B-128k/",
+    "apply --method longrope --length 131072 --factors found.json model.gguf",
+    "apply --method linear --factor 2 model.gguf --dry-run --json > patch.json",
+    "apply patch.json model-Q4_K_M.gguf",
+)
+
+
+@click.command(epilog=_EXAMPLES)
+@click.argument("refs", nargs=-1, metavar="[PATCH] REF")
+@click.option("--method", shell_complete=complete_method, help="The method, or METHOD+resonance; see ropepatch methods.")
+@click.option("--factor", type=float, help="How many times the original context.")
+@click.option("--length", type=click.IntRange(min=1), help="The new context in tokens, instead of --factor.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A parameter of the method; repeatable.")
+@click.option("--factors", metavar="FILE", help="Factors for longrope: JSON, CSV, or a config.json that has them.")
+@click.option(
+    "--original-length", type=click.IntRange(min=1), help="The trained context, where the file does not say it."
+)
+@click.option(
+    "--existing",
+    type=click.Choice(["error", "replace", "compose"]),
+    default="error",
+    show_default=True,
+    help="For a checkpoint that is scaled already: refuse, start again, or stack.",
+)
+@click.option("--group", metavar="NAME", help="The rope group to extend; default: the one that a longer context reaches.")
+@click.option("--hf-layout", type=click.Choice(["v4", "v5", "both"]), help="Layout of config.json; default: as it is.")
+@click.option("--bake", is_flag=True, help="Write per-pair factors even where a named method would do.")
+@writing_options
+@standard
+def command(out: Output, refs: tuple[str, ...], **options: Any) -> None:
+    """Extend a checkpoint's context: write a patched copy and its manifest.
+
+    The default output stands beside the input: model.gguf becomes model-yarn-4x.gguf. It is checked after writing, and
+    deleted if a check fails. With PATCH (what --dry-run --json printed) the same edits are made to REF.
+    """
+    written = ("output", "in_place", "dry_run", "weights", "digest", "verify")
+    writing = {name: options.pop(name) for name in written}
+    finish(out, _patch(refs, options), **writing)
+
+
+def _patch(refs: Sequence[str], options: dict[str, Any]) -> Patch:
+    import ropepatch
+    from ropepatch.errors import UsageError
+
+    if len(refs) not in (1, 2):
+        raise UsageError(f"apply takes one REF, or PATCH and REF, not {len(refs)} arguments", hint="see ropepatch apply --help")
+    if len(refs) == 2:
+        from ropepatch.cli import _records
+
+        given = [name for name, value in options.items() if value not in (None, False, (), "error")]
+        if given:
+            raise UsageError(f"a patch says everything itself; leave out --{given[0].replace('_', '-')}")
+        return ropepatch.replay(_records.read(refs[0]), refs[1])
+    return _fresh_patch(refs[0], options)
+
+
+def _fresh_patch(ref: str, options: dict[str, Any]) -> Patch:
+    import ropepatch
+    from ropepatch.errors import UsageError
+    from ropepatch.report import catalogue
+
+    method = options["method"]
+    if not method:
+        raise UsageError("apply needs --method", hint="see ropepatch methods")
+    for name in method.split("+"):
+        catalogue.find(name)
+    settings: dict[str, Any] = _settings(options["settings"])
+    if options["factors"]:
+        settings |= _factors(method, options["factors"])
+    return ropepatch.open(ref).patch(
+        method,
+        options["factor"],
+        length=options["length"],
+        original=options["original_length"],
+        existing=options["existing"],
+        group=options["group"],
+        hf_layout=options["hf_layout"],
+        bake=options["bake"],
+        **settings,
+    )
+
+
+def _settings(pairs: Sequence[str]) -> dict[str, str]:
+    from ropepatch.errors import UsageError
+
+    values: dict[str, str] = {}
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        key = key.strip()
+        if not sign or not key:
+            raise UsageError(f"--set takes KEY=VALUE, not {pair!r}")
+        if key in _ELSEWHERE:
+            raise UsageError(f"--set cannot set {key}; use {_ELSEWHERE[key]}")
+        if key in values:
+            raise UsageError(f"--set {key} is given twice")
+        values[key] = value.strip()
+    return values
+
+
+def _factors(method: str, path: str) -> dict[str, Any]:
+    from ropepatch.dialects import factor_files
+    from ropepatch.errors import UsageError
+
+    if method.split("+")[0] != "longrope":
+        raise UsageError(f"--factors goes with --method longrope, not {method}")
+    return dict(factor_files.read(path))

@@ -1,0 +1,28 @@
+"""``ropepatch replay``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ropepatch.cli._options import examples, standard
+from ropepatch.cli._output import Output
+from ropepatch.cli._writing import finish, writing_options
+
+
+@click.command(epilog=examples("replay model-Q8_0-yarn-4x.ropepatch.json model-Q4_K_M.gguf"))
+@click.argument("manifest")
+@click.argument("ref")
+@writing_options
+@standard
+def command(out: Output, manifest: str, ref: str, **writing: Any) -> None:
+    """Do to REF what MANIFEST says was done to another file.
+
+    MANIFEST is the record beside a patched file, or a patch that apply --dry-run --json printed. REF has to hold the
+    same RoPE settings as that file did: another quantisation of the same model, or another copy.
+    """
+    import ropepatch
+    from ropepatch.cli import _records
+
+    finish(out, ropepatch.replay(_records.read(manifest), ref), **writing)

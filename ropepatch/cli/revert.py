@@ -1,0 +1,32 @@
+"""``ropepatch revert``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ropepatch.cli._options import examples, standard
+from ropepatch.cli._output import Output
+
+
+@click.command(epilog=examples("revert model-yarn-4x.gguf", "revert model.gguf --in-place"))
+@click.argument("ref")
+@click.option("-o", "--output", metavar="OUT", help="Where the input shall stand again; default: beside, -reverted.")
+@click.option("--in-place", is_flag=True, help="Turn the patched checkpoint itself back.")
+@standard
+def command(out: Output, ref: str, output: str | None, in_place: bool) -> None:
+    """Restore the input of a patch, byte for byte, from the output and its manifest."""
+    import ropepatch
+    from ropepatch.errors import UsageError
+
+    if in_place and output is not None:
+        raise UsageError("--in-place and -o exclude each other")
+    with out.progress("restoring") as progress:
+        restored = ropepatch.revert(
+            Path(ref), output=Path(output) if output else None, in_place=in_place, progress=progress
+        )
+    if out.json:
+        out.document({"schema": "ropepatch.revert/1", "ref": ref, "output": str(restored), "in_place": in_place})
+    else:
+        out.line(restored if out.quiet else f"restored  {restored}")
