@@ -9,7 +9,7 @@ from typing import Any
 
 from ropepatch import dialects, methods
 from ropepatch.dialects.base import Dialect, Lowering
-from ropepatch.errors import AlreadyScaled, InputError, UsageError
+from ropepatch.errors import AlreadyScaled, InputError, MethodUnsupported, UsageError
 from ropepatch.frequencies import profile_frequencies
 from ropepatch.methods.base import Frequencies, Method, ParameterError, Target
 from ropepatch.methods.plain import NoScaling
@@ -70,6 +70,7 @@ class Checkpoint:
         group: str | None = None,
         hf_layout: str | None = None,
         bake: bool = False,
+        force: bool = False,
         **settings: Any,
     ) -> Patch:
         """The patch that extends this checkpoint; nothing is written.
@@ -83,6 +84,7 @@ class Checkpoint:
             group: the rope group to extend; default the one that a longer context reaches.
             hf_layout: ``v4``, ``v5`` or ``both``.
             bake: write per-pair factors even where a named method would do.
+            force: patch a group that a longer context does not reach.
             settings: the method's parameters.
 
         Raises:
@@ -93,6 +95,8 @@ class Checkpoint:
         before = self.profile
         name = self._group_name(before, group)
         start = before.groups[name]
+        if not force:
+            self._check_reach(start, name, method)
         trained = original or self._original(before, start, existing)
         wants_factor = _has_factor(method)
         factor = _factor(method, factor, length, trained, wants_factor)
@@ -135,7 +139,17 @@ class Checkpoint:
         for name in ("full_attention", "default"):
             if name in profile.groups:
                 return name
-        return next(iter(profile.groups))
+        return next((name for name, group in profile.groups.items() if not group.window), next(iter(profile.groups)))
+
+    def _check_reach(self, group: RopeGroup, name: str, method: str) -> None:
+        """A layer that sees no farther than its window gains nothing from a longer context."""
+        if group.window and method != "none":
+            raise MethodUnsupported(
+                f"the layers of {name} rotate within a sliding window of {group.window} tokens and never see beyond it; "
+                "scaling them would only change what they were trained on",
+                where=self.ref,
+                hint="the model's other layers carry no RoPE or are another group; --force patches these all the same",
+            )
 
     def _original(self, profile: RopeProfile, group: RopeGroup, existing: str) -> int | None:
         if not (group.scaled or profile.scaled):

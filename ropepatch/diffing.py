@@ -51,7 +51,7 @@ class FrequencyDifference:
         length: tokens; None means a context at or below the trained one.
         pairs: rotated pairs of a and of b; where these differ there is nothing to compare pair by pair.
         differing: how many pairs differ by more than 1e-6 relative.
-        ratio: ``inv_freq`` of a over that of b at the pair where they are furthest apart; infinite where b stands still.
+        ratio: ``inv_freq`` of a over that of b where they are furthest apart; infinite where b stands still.
         pair: the index of that pair, None when no pair differs.
         first_pair: the first pair that differs.
         from_wavelength: its wavelength in a, in tokens.
@@ -303,7 +303,9 @@ def _finite(value: float | None) -> float | None:
 
 def _contexts_in_words(contexts: tuple[Setting, ...]) -> str:
     named = [item for item in contexts if item.a is not None and item.b is not None and not item.same]
-    return " and ".join(f"the {item.name.replace('_', ' ')} differs ({item.a:,} and {item.b:,} tokens)" for item in named)
+    return " and ".join(
+        f"the {item.name.replace('_', ' ')} differs ({item.a:,} and {item.b:,} tokens)" for item in named
+    )
 
 
 def _difference_in_words(result: Diff) -> str:

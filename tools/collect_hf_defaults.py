@@ -42,17 +42,18 @@ KEY = re.compile(
     r"|position_embeddings?$|position_embedding_type|n_positions|max_seq|seq_length|max_sequence_length"
     r"|use_mem_rope|alibi$|attn_temperature|floor_scale|attn_scale$|mla|attn_config"
 )
-PLAIN = ("hidden_size", "num_attention_heads", "num_key_value_heads", "num_hidden_layers", "d_model", "n_embd", "n_head",
-         "n_layer", "n_heads", "n_layers", "attention_head_size", "kv_channels", "attn_config", "per_layer_config")  # fmt: skip
+PLAIN = ("hidden_size", "num_attention_heads", "num_key_value_heads", "num_hidden_layers", "d_model", "n_embd",
+         "n_head", "n_layer", "n_heads", "n_layers", "attention_head_size", "kv_channels", "attn_config",
+         "per_layer_config")  # fmt: skip
 DROP = re.compile(r"vision|image|mtp|indexer|audio|tokenizer|norm|bias|mask|init|conv")
 
 # Keys that could set the width or the base of some class; which of them do is found by trying.
 WIDTH_KEYS = ("head_dim", "hidden_size", "num_attention_heads", "partial_rotary_factor", "rotary_pct", "rotary_dim",
-              "qk_rope_head_dim", "kv_channels", "attention_head_size", "d_model", "n_embd", "n_heads", "global_head_dim",
-              "swa_head_dim", "index_head_dim", "projection_dim", "attention_hidden_size", "qk_head_dim",
+              "qk_rope_head_dim", "kv_channels", "attention_head_size", "d_model", "n_embd", "n_heads",
+              "global_head_dim", "swa_head_dim", "index_head_dim", "projection_dim", "attention_hidden_size", "qk_head_dim",
               "qk_nope_head_dim", "v_head_dim", "swa_partial_rotary_factor", "rotary_emb_fraction")  # fmt: skip
 BASE_KEYS = ("rope_theta", "rotary_emb_base", "rotary_embedding_base", "rope_local_base_freq", "global_rope_theta",
-             "local_rope_theta", "swa_rope_theta", "compress_rope_theta", "rope_ratio", "default_theta")  # fmt: skip
+             "local_rope_theta", "swa_rope_theta", "compress_rope_theta", "rope_ratio")  # fmt: skip
 LAYER_KEYS = ("sliding_window_pattern", "_sliding_window_pattern", "layer_types", "use_sliding_window",
               "max_window_layers", "sliding_window", "no_rope_layer_interval", "no_rope_layers",
               "global_attn_every_n_layers", "full_attention_interval", "full_attn_interval")  # fmt: skip
@@ -93,6 +94,11 @@ ROTATES = {
 }  # fmt: skip
 
 
+# Classes whose forward takes no positions; their sources join the two halves.
+HALF = {"ClvpRotaryPositionalEmbedding", "Wav2Vec2BertRotaryPositionalEmbedding", "RotaryEmbedding", "IdeficsEmbedding",
+        "Wav2Vec2ConformerRotaryPositionalEmbedding", "SeamlessM4TConformerRotaryPositionalEmbedding"}  # fmt: skip
+
+
 def main() -> None:
     """Collect under the installed transformers and merge into the two files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -124,10 +130,9 @@ def collect(model_type: str, vectors: Vectors) -> dict[str, Any] | None:
     try:
         path = walk.text_path(config)
     except walk.Unbuildable as error:
-        if "no rotary class of one axis" not in str(error) or ";" in str(error) and "Error" in str(error):
-            vectors.skipped[model_type] = str(error)
-        if walk.rotary_class_or_none(type(config)) is None:
-            return None
+        if "Error" not in str(error):
+            return None  # nothing to build, here or below
+        vectors.skipped[model_type] = str(error)
         return {"defaults": rope_keys(config), "facts": {"unbuildable": str(error)}}
     vectors.add(model_type, config, path)
     if path:
@@ -225,9 +230,9 @@ def facts(model_type: str, config: Any) -> dict[str, Any]:
         found["width"] = next(iter(found["width"].values()))
     if found["groups"] == ["default"]:
         del found["groups"]
-    found["width_from"] = moved(model_type, config, WIDTH_KEYS, lambda a, b: any(x.size != b[g][0].size for g, (x, _) in a.items() if g in b))
+    found["width_from"] = width_from(model_type, config, before)
     found["base_from"] = base_from(model_type, config, before)
-    found["scaling"] = {k: v for k, v in accepted(config, before).items()}
+    found["scaling"] = accepted(config, before)
     found["partial"] = partial(config, before)
     if walk.line() == "5":
         found["fills"] = fills(config)
@@ -256,16 +261,16 @@ def rotary_dim(inv_freq: np.ndarray, module: Any) -> int:
     return 2 * int(inv_freq.size)
 
 
-def moved(model_type: str, config: Any, keys: tuple[str, ...], differs: Any) -> list[str]:
-    """Which of the keys, given to the config class with another value, change what `differs` looks at."""
-    before, found = walk.rotary(config), []
-    for key in keys:
+def width_from(model_type: str, config: Any, before: dict[str, Any]) -> list[str]:
+    """Which keys, given to the config class with another value, change how many channels rotate."""
+    found = []
+    for key in WIDTH_KEYS:
         for value in other_values(config, key):
             try:
                 after = walk.rotary(walk.default_config(model_type, **{key: value}))
             except walk.Unbuildable:
                 continue
-            if differs(after, before):
+            if any(after[g][0].size != before[g][0].size for g in before if g in after):
                 found.append(key)
                 break
     return found
@@ -319,30 +324,44 @@ def reload(config: Any, spec: dict[str, Any], group: str) -> Any:
 
 
 def accepted(config: Any, before: dict[str, Any]) -> dict[str, Any]:
-    """For each scaling type: the groups that change when config.json asks for it, or why it does not load.
+    """For each scaling type: the groups that change when config.json asks for it, or why it does not load or build.
 
-    "*" means every group but no other spelling was needed; an empty list means that the class ignores it.
+    An empty list means that the class ignores the type. " type" behind a type: only that older spelling, alone, loads.
     """
     top = safe_get(config, "max_position_embeddings") or 4096
-    group = next((g for g in ("full_attention", "compress", "indexed_attention", "hybrid", "scaled") if g in before), sorted(before)[0])
+    wanted = ("full_attention", "compress", "indexed_attention", "hybrid", "scaled")
+    group = next((g for g in wanted if g in before), sorted(before)[0])
     found: dict[str, Any] = {}
-    kinds = ["linear", "dynamic", "yarn", "longrope", "llama3"] + (["proportional"] if walk.line() == "5" else [])
-    for kind in kinds:
-        spec: dict[str, Any] = {"rope_type": kind, "factor": 4.0}
-        if kind in ("yarn", "longrope", "llama3"):
-            spec["original_max_position_embeddings"] = top
-        if kind == "llama3":
-            spec |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    for kind in ("linear", "dynamic", "yarn", "longrope", "llama3", *(["proportional"] if walk.line() == "5" else [])):
+        specs = [scaling_spec(kind, min(top, 8192), before[group][0].size)]
+        old = {k: v for k, v in specs[0].items() if k not in ("rope_type", "original_max_position_embeddings")}
         if kind == "longrope":
-            pairs = before[group][0].size
-            spec |= {"short_factor": [1.5] * pairs, "long_factor": [2.5] * pairs}
-        try:
-            after = walk.rotary(reload(config, spec, group), length=4 * top if kind == "dynamic" else None)
-            groups = [g for g in sorted(after) if g not in before or not same(after[g], before[g])]
-            found[kind] = groups
-        except walk.Unbuildable as error:
-            found[kind] = "error: " + re.sub(r"^\w+: ", "", str(error), count=0)[:90]
+            old.pop("factor")
+            specs.append(specs[0] | {"short_mscale": 1.25, "long_mscale": 1.5})
+        specs.append({"type": kind, **old})
+        for n, spec in enumerate(specs):
+            try:
+                after = walk.rotary(reload(config, spec, group), length=4 * top if kind == "dynamic" else None)
+            except walk.Unbuildable as error:
+                found.setdefault(kind, "error: " + str(error)[:90])
+                continue
+            found.pop(kind, None)
+            name = kind if n == 0 else f"{kind} type" if "type" in spec else f"{kind} mscale"
+            found[name] = [g for g in sorted(after) if g not in before or not same(after[g], before[g])]
+            break
     return compact_scaling(found, sorted(before))
+
+
+def scaling_spec(kind: str, original: int, pairs: int) -> dict[str, Any]:
+    """A complete scaling of this type, large enough to change any frequencies."""
+    spec: dict[str, Any] = {"rope_type": kind, "factor": 4.0}
+    if kind in ("yarn", "longrope", "llama3"):
+        spec["original_max_position_embeddings"] = original
+    if kind == "llama3":
+        spec |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    if kind == "longrope":
+        spec |= {"short_factor": [1.5] * pairs, "long_factor": [2.5] * pairs}
+    return spec
 
 
 def compact_scaling(found: dict[str, Any], groups: list[str]) -> dict[str, Any]:
@@ -350,14 +369,17 @@ def compact_scaling(found: dict[str, Any], groups: list[str]) -> dict[str, Any]:
     values = list(found.values())
     if all(v == values[0] for v in values):
         return {"all": values[0]}
-    rest = {k: v for k, v in found.items()}
     common = max((json.dumps(v) for v in values), key=[json.dumps(v) for v in values].count)
-    return {"all": json.loads(common), **{k: v for k, v in rest.items() if json.dumps(v) != common}}
+    return {"all": json.loads(common), **{k: v for k, v in found.items() if json.dumps(v) != common}}
+
+
+PARTIAL = {(True, True): "always", (False, True): "scaled", (True, False): "default", (False, False): "never"}
 
 
 def partial(config: Any, before: dict[str, Any]) -> str:
-    """Where a partial factor of a half, beside the base, narrows the rotation: "always", "scaled" types only, "never"."""
-    group = next((g for g in ("full_attention", "compress", "indexed_attention", "hybrid") if g in before), sorted(before)[0])
+    """Where a partial factor of a half narrows the rotation: "always", with "scaled" types only, "never"."""
+    wanted = ("full_attention", "compress", "indexed_attention", "hybrid")
+    group = next((g for g in wanted if g in before), sorted(before)[0])
     answers = []
     for kind in ("default", "linear"):
         try:
@@ -368,7 +390,7 @@ def partial(config: Any, before: dict[str, Any]) -> str:
             answers.append(walk.rotary(half)[group][0].size < walk.rotary(one)[group][0].size)
         except (walk.Unbuildable, KeyError, AttributeError):
             answers.append(False)
-    return {(True, True): "always", (False, True): "scaled", (True, False): "default", (False, False): "never"}[tuple(answers)]  # type: ignore[index]
+    return PARTIAL[answers[0], answers[1]]
 
 
 def fills(config: Any) -> Any:
@@ -396,7 +418,7 @@ def changes_layers(model_type: str, config: Any, key: str) -> bool:
 
 
 def layout(config: Any, modules: dict[str, Any]) -> str | None:
-    """Which channels turn together: "half" (i and i + d/2) or "interleaved" (2i and 2i + 1), by turning unit vectors."""
+    """Which channels turn together: "half" (i, i + d/2) or "interleaved" (2i, 2i + 1), by turning unit vectors."""
     group, module = next(iter(modules.items()))
     space = vars(sys.modules[type(module).__module__])
     try:
@@ -405,9 +427,11 @@ def layout(config: Any, modules: dict[str, Any]) -> str | None:
         return None
     if sin is None:
         return "interleaved"  # complex form: torch.view_as_complex takes neighbours
+    if type(module).__name__ in HALF:
+        return "half"
     names = [n for n in ("apply_rotary_pos_emb_interleave", "apply_multimodal_rotary_pos_emb", "apply_rotary_pos_emb",
                          "apply_rotary_emb") if n in space]  # fmt: skip
-    if "apply_rotary_pos_emb_interleave" in names and not safe_get(config, "rope_interleave"):
+    if "apply_rotary_pos_emb_interleave" in names and safe_get(config, "rope_interleave") is False:
         names.remove("apply_rotary_pos_emb_interleave")
     for name in names:
         for width in (cos.shape[-1], 2 * cos.shape[-1]):
@@ -421,6 +445,11 @@ def rows(module: Any, layer_type: str | None) -> tuple[Any, Any]:
     """cos and sin of position 1 as the module gives them; sin is None for the complex form."""
     arguments = {} if layer_type is None else {"layer_type": layer_type}
     x = torch.zeros(1, 1, 4)
+    if hasattr(module, "mrope_section") and hasattr(module, "inv_freq"):  # class defaults do not always fit
+        third, module = module.inv_freq.numel() // 3, copy.deepcopy(module)
+        module.mrope_section = [module.inv_freq.numel() - 2 * third, third, third]
+    if "seq_len" in inspect.signature(module.forward).parameters:
+        arguments["seq_len"] = 2
     for shape in ((1, 1), (3, 1, 1)):
         try:
             out = module(x, torch.ones(shape, dtype=torch.long), **arguments)
@@ -428,7 +457,7 @@ def rows(module: Any, layer_type: str | None) -> tuple[Any, Any]:
             continue
         if isinstance(out, torch.Tensor):
             return out, None
-        return out[0].reshape(-1, out[0].shape[-1])[:1], out[1].reshape(-1, out[1].shape[-1])[:1]
+        return out[0].reshape(-1, out[0].shape[-1])[-1:], out[1].reshape(-1, out[1].shape[-1])[-1:]
     raise TypeError("no form of forward fits")
 
 
@@ -439,8 +468,7 @@ def turned_with_first(apply: Any, cos: Any, sin: Any, width: int) -> int | None:
     for call in (
         lambda: apply(unit, unit, cos, sin)[0],
         lambda: apply(unit, cos, sin),
-        lambda: apply(unit, unit, cos.expand(3, 1, width, -1), sin.expand(3, 1, width, -1), [width // 2, 0, 0])[0],
-        lambda: apply(unit, unit, cos[None].expand(3, 1, width, -1), sin[None].expand(3, 1, width, -1), [width // 2, 0, 0])[0],
+        lambda: apply(unit, unit, *(t.expand(3, 1, width, -1) for t in (cos, sin)), [width // 2, 0, 0])[0],
         lambda: apply(unit.transpose(1, 2), cos, sin, unsqueeze_dim=2).transpose(1, 2),
     ):
         try:
@@ -503,7 +531,8 @@ def sparse(config: Any) -> dict[str, Any] | None:
 
 
 def write_vectors(path: Path, vectors: Vectors) -> None:
-    document = {"transformers": VERSION, "models": vectors.models, "inv_freq": vectors.arrays, "skipped": vectors.skipped}
+    document = {"transformers": VERSION, "models": vectors.models, "inv_freq": vectors.arrays}
+    document["skipped"] = vectors.skipped
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as file:
         file.write(json.dumps(document, separators=(",", ":"), sort_keys=True).encode())

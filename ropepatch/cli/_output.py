@@ -41,9 +41,15 @@ class Output:
         print(json.dumps(_portable(document), indent=2, allow_nan=False))
 
     def show(self, *renderables: Any) -> None:
-        """Print tables and texts for people."""
-        for item in renderables:
-            self.console.print(item)
+        """Print tables and texts for people; into a pipe without the blanks that fill up a table's lines."""
+        if self.console.is_terminal:
+            for item in renderables:
+                self.console.print(item)
+            return
+        with self.console.capture() as capture:
+            for item in renderables:
+                self.console.print(item)
+        print("\n".join(line.rstrip() for line in capture.get().split("\n")), end="")
 
     def line(self, text: object) -> None:
         """Print one line as it is, however wide; control characters are escaped."""

@@ -105,7 +105,7 @@ def _show_changes(out: Output, patch: Patch) -> None:
 
     out.line(_headline(patch))
     if patch.edits:
-        out.show(tables.edit_table(patch.edits))
+        out.show("", tables.edit_table(patch.edits), "")
     else:
         out.line("The checkpoint says so already: there is nothing to change.")
 

@@ -36,7 +36,9 @@ _EXAMPLES = examples(
 
 @click.command(epilog=_EXAMPLES)
 @click.argument("refs", nargs=-1, metavar="[PATCH] REF")
-@click.option("--method", shell_complete=complete_method, help="The method, or METHOD+resonance; see ropepatch methods.")
+@click.option(
+    "--method", shell_complete=complete_method, help="The method, or METHOD+resonance; see ropepatch methods."
+)
 @click.option("--factor", type=float, help="How many times the original context.")
 @click.option("--length", type=click.IntRange(min=1), help="The new context in tokens, instead of --factor.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A parameter of the method; repeatable.")
@@ -51,13 +53,15 @@ _EXAMPLES = examples(
     show_default=True,
     help="For a checkpoint that is scaled already: refuse, start again, or stack.",
 )
-@click.option("--group", metavar="NAME", help="The rope group to extend; default: the one that a longer context reaches.")
+@click.option(
+    "--group", metavar="NAME", help="The rope group to extend; default: the one that a longer context reaches."
+)
 @click.option("--hf-layout", type=click.Choice(["v4", "v5", "both"]), help="Layout of config.json; default: as it is.")
 @click.option("--bake", is_flag=True, help="Write per-pair factors even where a named method would do.")
 @writing_options
 @standard
 def command(out: Output, refs: tuple[str, ...], **options: Any) -> None:
-    """Extend a checkpoint's context: write a patched copy and its manifest.
+    """Extend a checkpoint's context; write a copy and a manifest.
 
     The default output stands beside the input: model.gguf becomes model-yarn-4x.gguf. It is checked after writing, and
     deleted if a check fails. With PATCH (what --dry-run --json printed) the same edits are made to REF.
@@ -72,7 +76,9 @@ def _patch(refs: Sequence[str], options: dict[str, Any]) -> Patch:
     from ropepatch.errors import UsageError
 
     if len(refs) not in (1, 2):
-        raise UsageError(f"apply takes one REF, or PATCH and REF, not {len(refs)} arguments", hint="see ropepatch apply --help")
+        raise UsageError(
+            f"apply takes one REF, or PATCH and REF, not {len(refs)} arguments", hint="see ropepatch apply --help"
+        )
     if len(refs) == 2:
         from ropepatch.cli import _records
 

@@ -11,10 +11,12 @@ from ropepatch.cli._output import Output
 @click.command(epilog=examples("diff model.gguf model-yarn-4x.gguf", "diff model/ model.gguf --length 32768"))
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
-@click.option("--length", type=click.IntRange(min=1), help="Long context to compare at; default: the larger declared one.")
+@click.option(
+    "--length", type=click.IntRange(min=1), help="Long context to compare at; default: the larger declared one."
+)
 @standard
 def command(out: Output, a: str, b: str, length: int | None) -> int:
-    """Compare the RoPE of two checkpoints, in any formats.
+    """Compare the RoPE of two checkpoints of any format.
 
     Settings are compared one by one, and what they come to as frequencies, in a short and in a long context. Exits
     with 1 when the frequencies or the contexts differ, with 0 when only the spelling does.

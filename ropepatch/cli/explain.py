@@ -12,7 +12,7 @@ from ropepatch.cli._output import Output
 @click.argument("method", shell_complete=complete_method)
 @standard
 def command(out: Output, method: str) -> None:
-    """Explain a method: formula, paper, reach, parameters, where it can be written."""
+    """Explain a method: formula, paper, parameters."""
     from ropepatch.report import catalogue
 
     document = catalogue.explain(method)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--plot", is_flag=True, help="Draw wavelength over pair index instead of listing.")
 @standard
 def command(out: Output, ref: str, length: int | None, runtime: str | None, plot: bool) -> None:
-    """Print inv_freq and attention scale of each rope group.
+    """Print inv_freq and attention scale per rope group.
 
     The slowest pairs may never complete a turn within the trained context; --plot draws that context as a line.
     """
@@ -41,8 +41,11 @@ def command(out: Output, ref: str, length: int | None, runtime: str | None, plot
             _plot(out, model.profile, name, frequencies[name])
         else:
             from ropepatch.report import tables
+            from ropepatch.report.text import number
 
-            out.show(tables.frequency_table(name, group, frequencies[name]))
+            now = frequencies[name]
+            out.line(f"{name}: attention scale {number(now.attention_scale)}, {group.layout} layout")
+            out.show(tables.frequency_table(group, now), "")
 
 
 def _document(

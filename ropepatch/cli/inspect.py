@@ -12,7 +12,7 @@ from ropepatch.cli._output import Output
 @click.argument("ref")
 @standard
 def command(out: Output, ref: str) -> None:
-    """Show a checkpoint's RoPE: contexts, rope groups, frequencies in short, warnings."""
+    """Show a checkpoint's RoPE: contexts, groups, frequencies."""
     import ropepatch
     from ropepatch.report import summary
 
@@ -21,10 +21,13 @@ def command(out: Output, ref: str) -> None:
         out.document(summary.inspection(profile))
         return
     from ropepatch.report import tables
+    from ropepatch.report.text import short
 
-    out.show(tables.profile_panel(profile), *tables.group_tables(profile))
+    out.show(tables.profile_panel(profile))
+    for table in tables.group_tables(profile):
+        out.show(table, "")
     for key, value in profile.unrecognised.items():
-        out.line(f"not understood, kept: {key} = {tables.short(value)}")
+        out.line(f"not understood, kept: {key} = {short(value, 120)}")
     for note in profile.notes:
         out.note(note)
     for warning in summary.warnings(profile):

@@ -11,7 +11,7 @@ from ropepatch.cli._output import Output
 @click.command(epilog=examples("methods", "methods --json"))
 @standard
 def command(out: Output) -> None:
-    """List the methods: how far they reach, what training they need, where they can be written."""
+    """List the methods: reach, fine-tuning, formats."""
     from ropepatch.report import catalogue
 
     document = catalogue.methods()
@@ -20,5 +20,5 @@ def command(out: Output) -> None:
         return
     from ropepatch.report import tables
 
-    out.show(tables.method_table(document["methods"]))
+    out.show(tables.method_table(document["methods"], out.console.width), "", tables.method_legend())
     out.hint("ropepatch explain METHOD shows the formula, the paper and the parameters")

@@ -17,7 +17,7 @@ from ropepatch.cli._writing import finish, writing_options
 @writing_options
 @standard
 def command(out: Output, manifest: str, ref: str, **writing: Any) -> None:
-    """Do to REF what MANIFEST says was done to another file.
+    """Repeat the patch of another file on REF.
 
     MANIFEST is the record beside a patched file, or a patch that apply --dry-run --json printed. REF has to hold the
     same RoPE settings as that file did: another quantisation of the same model, or another copy.

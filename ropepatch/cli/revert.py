@@ -16,7 +16,10 @@ from ropepatch.cli._output import Output
 @click.option("--in-place", is_flag=True, help="Turn the patched checkpoint itself back.")
 @standard
 def command(out: Output, ref: str, output: str | None, in_place: bool) -> None:
-    """Restore the input of a patch, byte for byte, from the output and its manifest."""
+    """Restore the input of a patch, byte for byte.
+
+    The input is put together from REF and the manifest beside it; its sha256 has to be the one that the manifest names.
+    """
     import ropepatch
     from ropepatch.errors import UsageError
 

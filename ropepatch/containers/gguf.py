@@ -23,7 +23,7 @@ from ropepatch.storage.splice import Splice
 MAGIC = b"GGUF"
 MAX_NAME = 64  # ggml's GGML_MAX_NAME, the terminating zero included
 MAX_DIMS = 4
-MAX_STRING = 1 << 30
+MAX_STRING = 16 << 20  # Ollama's limit; llama.cpp's 1 GiB would let a sparse file fill the memory
 MAX_ARRAY = 1 << 30
 
 #: value type -> (name, struct code); the names are those of gguf.GGUFValueType
@@ -223,7 +223,7 @@ class _Scanner:
     def _text(self, limit: int) -> bytes:
         length = self._unpack("Q")
         if length > limit or length > self.size - self.at:
-            raise self.fail(f"a text of {length} bytes does not fit")
+            raise self.fail(f"a text of {length} bytes does not fit (limit {limit}, {self.size - self.at} left)")
         text = self.data[self.at : self.at + length]
         self.at += length
         return text
@@ -346,6 +346,8 @@ def encode_key(header: Header, key: str, type_name: str, value: Any) -> bytes:
 
 def _encode_value(header: Header, code: int, value: Any) -> bytes:
     if code in SCALARS:
+        if TYPE_NAMES[code] == "BOOL" and not isinstance(value, bool):
+            raise struct.error("struct would take any text for true")
         return struct.pack(header.endian + SCALARS[code][1], value)
     if code == STRING:
         return _text(header, value)
@@ -373,7 +375,12 @@ def splices(
         header: the scanned header.
         keys: ``{key: (type name, value)}`` or ``{key: None}``.
         tensors: new F32 values by name, numpy order.
+
+    Raises:
+        InputError: a value does not fit its type, a tensor its place, or ``general.alignment`` would change.
     """
+    if "general.alignment" in keys:
+        raise InputError("general.alignment cannot change: every tensor would move", where=str(header.path))
     with open(header.path, "rb") as file:
         source = file.fileno()
         changed = _key_splices(header, keys, source)
@@ -428,7 +435,7 @@ def _padding_splices(
     padding = _pread(source, header.infos_end, padding_end)
     end = header.infos_end + growth
     fresh = bytes(_align(end, header.alignment) - end) if header.tensors or added else padding
-    if growth == 0:
+    if growth == 0 and header.tensors:
         fresh = padding
     if records:
         found.append(Splice(header.kv_end, b"", records))

@@ -96,10 +96,10 @@ def dumps(value: Any, indent: str, depth: int, newline: str = "\n") -> str:
         return repr(value)
     if isinstance(value, dict) and value and indent:
         inner = newline + indent * (depth + 1)
-        items = (f"{json.dumps(k)}: {dumps(v, indent, depth + 1, newline)}" for k, v in value.items())
+        items = (f"{json.dumps(k, ensure_ascii=False)}: {dumps(v, indent, depth + 1, newline)}" for k, v in value.items())
         return "{" + ",".join(inner + item for item in items) + newline + indent * depth + "}"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(k)}: {dumps(v, indent, depth)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{json.dumps(k, ensure_ascii=False)}: {dumps(v, indent, depth)}" for k, v in value.items()) + "}"
     if isinstance(value, (list, tuple)):
         if indent and value:
             inner = newline + indent * (depth + 1)
@@ -123,7 +123,7 @@ def set_value(text: str, path: Sequence[str], value: Any) -> str:
     if key in members:
         _, value_start, value_end = members[key]
         return text[:value_start] + rendered + text[value_end:]
-    item = f"{json.dumps(key)}: {rendered}"
+    item = f"{json.dumps(key, ensure_ascii=False)}: {rendered}"
     if members:
         last = max(stop for _, _, stop in members.values())
         separator = newline + indent * depth if indent else " "

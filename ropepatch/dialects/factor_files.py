@@ -39,7 +39,7 @@ def read(path: str | Path) -> dict[str, list[float]]:
         raise InputError(
             "holds no long_factor",
             where=str(path),
-            hint="give JSON with long_factor and short_factor, CSV with one value a line, or a config.json that has them",
+            hint="give JSON with long_factor and short_factor, CSV with a value a line, or a config.json that has them",
         )
     return {name: _numbers(path, name, found[name]) for name in _LISTS if found.get(name) is not None}
 

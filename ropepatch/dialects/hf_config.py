@@ -14,6 +14,7 @@ from ropepatch.containers import json_text
 from ropepatch.dialects import hf_families, hf_scaling
 from ropepatch.dialects.base import Lowering
 from ropepatch.dialects.hf_families import Entry
+from ropepatch.dialects.hf_section import text_section
 from ropepatch.errors import InputError, NoRope
 from ropepatch.methods.base import Method, ParameterError
 from ropepatch.patch import Edit
@@ -27,7 +28,7 @@ class HfDialect:
         self.root = root
         self.path = path
         self.config = config
-        self.section = hf_families.text_section(config, str(path))
+        self.section = text_section(config, str(path))
 
     @classmethod
     def open(cls, root: Path, config: Path) -> HfDialect:

@@ -1,35 +1,100 @@
-"""What a config leaves out: the defaults of transformers' config classes, by model type and line."""
+"""What a config leaves out: transformers' config classes and rotary classes, by model type and line.
+
+The data, ``hf_class_defaults.json``, is written by ``tools/collect_hf_defaults.py`` from installed transformers.
+"""
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import resources
 from typing import Any
+
+#: rotary classes that transformers has and the walk cannot build: sinusoids at a fixed base, no scaling
+_FIXED: dict[str, dict[str, Any]] = {
+    "gptj": {"config": {"n_embd": 4096, "n_head": 16, "rotary_dim": 64, "n_positions": 2048}, "layout": "interleaved"},
+    "codegen": {"config": {"n_embd": 4096, "n_head": 16, "rotary_dim": 64, "n_positions": 2048}, "layout": "interleaved"},
+    "roformer": {"config": {"hidden_size": 768, "num_attention_heads": 12, "max_position_embeddings": 1536}, "layout": "interleaved"},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """The class defaults of one model type.
+    """What transformers adds for one model type.
 
     Attributes:
-        known: whether transformers has the model type.
-        values: rope keys with the class's values.
-        rotates: whether the text model has RoPE.
-        layout: ``half`` or ``interleaved``.
-        dimension: ``head_dim`` or ``qk_rope_head_dim``: what the rotary width starts from.
-        fixed_head_dim: whether the class gives ``head_dim`` a number instead of deriving it.
-        partial_by_default: whether ``partial_rotary_factor`` counts without scaling.
+        model_type: the model type.
+        line: the transformers release that the values are of; empty when the type is unknown.
+        values: config keys with the class's values.
+        facts: what the rotary class does; see the tool's docstring.
+        disagree: keys for which the lines have different defaults.
     """
 
-    known: bool = False
+    model_type: str = ""
+    line: str = ""
     values: Mapping[str, Any] = field(default_factory=dict)
-    rotates: bool = False
-    layout: str = "half"
-    dimension: str = "head_dim"
-    fixed_head_dim: bool = False
-    partial_by_default: bool = True
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    disagree: tuple[str, ...] = ()
+
+    @property
+    def known(self) -> bool:
+        """Whether transformers has a rotary class for the model type."""
+        return bool(self.line)
+
+    @property
+    def layout(self) -> str:
+        """``half`` or ``interleaved``."""
+        return str(self.facts.get("layout", "half"))
+
+    @property
+    def partial(self) -> str:
+        """When ``partial_rotary_factor`` counts: ``always``, ``scaled``, ``default`` (scaling off) or ``never``."""
+        return str(self.facts.get("partial", "always"))
+
+    @property
+    def width_from(self) -> tuple[str, ...]:
+        """The keys that move the rotary width."""
+        return tuple(self.facts.get("width_from", ()))
+
+    def takes(self, kind: str) -> str | None:
+        """Why the class does not take the rope type ``kind``; None when it does."""
+        scaling = self.facts.get("scaling")
+        if scaling is None:
+            return None
+        found = scaling.get(kind, scaling.get("all"))
+        if isinstance(found, str):
+            return found.removeprefix("error: ")
+        return None if found else "its rotary class takes no scaling"
 
 
-def lookup(model_type: str, version: str | None, notes: list[str]) -> Defaults:
-    """The defaults of ``model_type`` as of the transformers ``version`` that wrote the config."""
-    return Defaults()
+@functools.lru_cache(maxsize=1)
+def _table() -> Mapping[str, Any]:
+    path = resources.files("ropepatch") / "dialects" / "hf_class_defaults.json"
+    table: Mapping[str, Any] = json.loads(path.read_text("utf-8"))
+    return table
+
+
+def lines() -> tuple[str, ...]:
+    """The transformers releases that the data was collected from, oldest first."""
+    return tuple(_table()["transformers"])
+
+
+def lookup(model_type: str, version: str | None) -> Defaults:
+    """The defaults of ``model_type`` in the line of the transformers ``version`` that wrote the config."""
+    if model_type in _FIXED:
+        fixed = _FIXED[model_type]
+        facts = {"layout": fixed["layout"], "scaling": {"all": []}, "partial": "always"}
+        return Defaults(model_type, lines()[-1], {"rope_theta": 10000.0, **fixed["config"]}, facts)
+    entry = _table()["models"].get(model_type)
+    if entry is None:
+        return Defaults(model_type)
+    old, new = lines()[0], lines()[-1]
+    line = old if version is not None and version.split(".")[0] == "4" else new
+    if line not in entry.get("lines", (old, new)):
+        line = entry["lines"][0]
+    own, other = entry.get(line, {}), entry.get(new if line == old else old, {})
+    values = {**entry.get("config", {}), **own.get("config", {})}
+    facts = {**entry.get("facts", {}), **own.get("facts", {})}
+    return Defaults(model_type, line, values, facts, tuple(sorted(set(own.get("config", {})) & set(other.get("config", {})))))

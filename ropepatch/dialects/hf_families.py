@@ -1,7 +1,8 @@
 """Where each family of models keeps its RoPE in ``config.json``.
 
-The rules are transformers 5's (``modeling_rope_utils.py`` and each model's ``configuration_*.py``); what a config
-leaves out comes from ``hf_class_defaults.json``. A family with rules of its own is one entry of ``_FAMILIES``.
+The common rules are transformers 5's ``convert_rope_params_to_dict``; which groups a class has, which key moves which
+group's base and which groups a scaling reaches is data (``hf_class_defaults.json``). A family with rules of its own is
+one entry of ``FAMILIES``.
 """
 
 from __future__ import annotations
@@ -9,128 +10,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from ropepatch.dialects import hf_defaults
+from ropepatch.dialects.hf_section import MAX_LAYERS, MAX_WIDTH, THETA_KEYS, Section, text_section
 from ropepatch.errors import InputError
 from ropepatch.methods.base import Method, yarn_attention
 from ropepatch.profile import RopeGroup
 
-#: sub-configs that may hold the text model, in the order they are tried
-TEXT_SECTIONS = (
-    ("thinker_config", "text_config"),
-    ("text_config",),
-    ("llm_config",),
-    ("language_config",),
-    ("language_model",),
-    ("decoder",),
-)
-THETA_KEYS = ("rotary_emb_base", "rope_embedding_base", "rope_base")
-CONTEXT_KEYS = (
-    "max_position_embeddings",
-    "n_positions",
-    "max_seq_len",
-    "seq_length",
-    "max_sequence_length",
-    "model_max_length",
-    "max_target_positions",
-    "n_ctx",
-)
-_ROPE_SIGNS = ("rope_theta", "rope_scaling", "rope_parameters", *THETA_KEYS)
-#: larger than any head or model; beyond it a config is broken or hostile
-_MAX_WIDTH = 1 << 20
-
-
-@dataclass
-class Section:
-    """The part of a config that describes the text model.
-
-    Attributes:
-        path: keys that lead to it from the top of the file.
-        given: what the file says there.
-        defaults: what the model type's class adds.
-        model_type: transformers' name of the architecture.
-        where: the file, for messages.
-        notes: what was assumed.
-    """
-
-    path: tuple[str, ...]
-    given: Mapping[str, Any]
-    defaults: hf_defaults.Defaults
-    model_type: str
-    where: str
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def rotates(self) -> bool:
-        """Whether the model has RoPE at all."""
-        if self.defaults.known:
-            return self.defaults.rotates or self.model_type == "esm"
-        return any(self.given.get(key) is not None for key in _ROPE_SIGNS)
-
-    @property
-    def layout(self) -> str:
-        """How pairs lie in a head: ``half`` or ``interleaved``."""
-        interleave = self.given.get("rope_interleave")
-        if isinstance(interleave, bool):
-            return "interleaved" if interleave else "half"
-        return self.defaults.layout
-
-    def get(self, *names: str) -> Any:
-        """The first of ``names`` that the file, else the class, gives a value."""
-        for source in (self.given, self.defaults.values):
-            for name in names:
-                if source.get(name) is not None:
-                    return source[name]
-        return None
-
-    def number(self, *names: str, limit: float = math.inf) -> float | None:
-        """As :meth:`get`, refusing what is not a positive finite number up to ``limit``.
-
-        Raises:
-            InputError: naming file and key.
-        """
-        value = self.get(*names)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= limit:
-            raise InputError(f"is {value!r:.60}, not a usable number", where=f"{self.where}: {names[0]}")
-        return value
-
-    def context(self) -> int | None:
-        """The declared context in tokens."""
-        value = self.number(*CONTEXT_KEYS, limit=(1 << 40))
-        return int(value) if value is not None else None
-
-    def context_key(self) -> str:
-        """The key that the file declares its context under."""
-        return next((key for key in CONTEXT_KEYS if self.given.get(key) is not None), "max_position_embeddings")
-
-    def head_dim(self) -> int:
-        """The dimensions of one head that RoPE may reach.
-
-        Raises:
-            InputError: the config does not say.
-        """
-        if self.defaults.dimension == "qk_rope_head_dim" and (
-            width := self.number("qk_rope_head_dim", limit=_MAX_WIDTH)
-        ):
-            return int(width)
-        explicit = self.given.get("head_dim")
-        head = self.number("head_dim", limit=_MAX_WIDTH) if explicit is not None or not self._shaped() else None
-        if head is None and self.defaults.fixed_head_dim:
-            head = self.number("head_dim", limit=_MAX_WIDTH)
-        if head is None:
-            width = self.number("hidden_size", "n_embd", "d_model", "dim", limit=_MAX_WIDTH * 64)
-            heads = self.number("num_attention_heads", "n_head", "n_heads", limit=_MAX_WIDTH)
-            head = width // heads if width and heads else None
-        if not head or head < 2:
-            raise InputError("says neither head_dim nor hidden_size and num_attention_heads", where=self.where)
-        return int(head)
-
-    def _shaped(self) -> bool:
-        return self.given.get("hidden_size") is not None or self.given.get("num_attention_heads") is not None
+__all__ = ["FAMILIES", "THETA_KEYS", "Entry", "Section", "entries", "entry", "text_section"]
 
 
 @dataclass(frozen=True)
@@ -143,10 +31,11 @@ class Entry:
         theta: the base.
         head_dim: the head's dimensions.
         partial: share of the head that rotates.
-        partial_by_default: whether the class honours ``partial`` when no scaling is on.
+        partial_when: when that share counts: ``always``, ``scaled`` or ``never``.
         original: a top-level original context that overrides the dict's.
         layers: the layers that use it.
         window: their sliding window.
+        reached: whether a scaling in the file reaches this group.
     """
 
     rope: Mapping[str, Any]
@@ -154,41 +43,20 @@ class Entry:
     theta: float
     head_dim: int
     partial: float = 1.0
-    partial_by_default: bool = True
+    partial_when: str = "always"
     original: int | None = None
     layers: tuple[int, ...] | None = None
     window: int | None = None
+    reached: bool = True
 
     def rotary_dim(self, kind: str) -> int:
         """The dimensions that rotate under a rope type."""
-        partial = self.partial if kind != "default" or self.partial_by_default else 1.0
-        return max(2, int(self.head_dim * partial) // 2 * 2)
-
-
-def text_section(config: Mapping[str, Any], where: str) -> Section:
-    """The part of ``config`` that describes the text model."""
-    path: tuple[str, ...] = ()
-    given: Mapping[str, Any] = config
-    if not any(config.get(key) is not None for key in ("num_attention_heads", *_ROPE_SIGNS)) or "text_config" in config:
-        for candidate in TEXT_SECTIONS:
-            inner: Any = config
-            for key in candidate:
-                inner = inner.get(key) if isinstance(inner, Mapping) else None
-            if isinstance(inner, Mapping):
-                path, given = candidate, inner
-                break
-    notes: list[str] = []
-    model_type = given.get("model_type") or config.get("model_type")
-    if not isinstance(model_type, str):
-        model_type = "unknown"
-        notes.append("the config names no model_type; the rules of llama-like models are taken")
-    version = config.get("transformers_version")
-    defaults = hf_defaults.lookup(model_type, version if isinstance(version, str) else None, notes)
-    return Section(path, given, defaults, model_type, where, notes)
+        counts = self.partial_when == "always" or (self.partial_when == "scaled" and kind != "default")
+        return max(2, int(self.head_dim * (self.partial if counts else 1.0)))
 
 
 def rope_dict(section: Section) -> tuple[Mapping[str, Any], tuple[str, ...]]:
-    """The rope dict that counts, and its key: a non-empty ``rope_scaling`` replaces ``rope_parameters``.
+    """The rope dict that the file gives, and its key: a non-empty ``rope_scaling`` replaces ``rope_parameters``.
 
     Raises:
         InputError: it is no object.
@@ -199,129 +67,198 @@ def rope_dict(section: Section) -> tuple[Mapping[str, Any], tuple[str, ...]]:
             raise InputError(f"is {value!r:.60}, not an object", where=f"{section.where}: {key}")
         if value:
             return value, (key,)
-    default = section.defaults.values.get("rope_parameters") or section.defaults.values.get("rope_scaling")
-    return (default if isinstance(default, Mapping) else {}), ("rope_scaling",)
+    return {}, ("rope_scaling",)
+
+
+def default_dict(section: Section) -> Mapping[str, Any]:
+    """The rope dict that the class sets when the file gives none."""
+    values = section.defaults.values
+    found = values.get("rope_parameters") or values.get("rope_scaling")
+    return found if isinstance(found, Mapping) else {}
 
 
 def entries(section: Section, notes: list[str]) -> dict[str, Entry]:
     """Every set of frequencies of the text model, by group name."""
-    family = _FAMILIES.get(section.model_type)
+    family = FAMILIES.get(section.model_type)
     if family is not None:
         return family(section, notes)
+    names = section.defaults.facts.get("groups")
     rope, key = rope_dict(section)
+    if names and not str(names[0]).startswith("theta="):
+        return {name: _grouped(section, name, rope, key) for name in _all_names(names, rope)}
     nested = {name: value for name, value in rope.items() if isinstance(value, Mapping)}
     if nested:
-        return {
-            name: entry(section, value, (*key, name), layers=layers_of(section, name), window=window_of(section, name))
-            for name, value in nested.items()
-        }
+        return {name: entry(section, value, (*key, name), name) for name, value in nested.items()}
+    default = {k: v for k, v in default_dict(section).items() if not isinstance(v, Mapping)}
+    if not rope and section.defaults.line.startswith("4."):
+        rope = default
+    elif not rope:
+        rope = {k: v for k, v in default.items() if k not in ("rope_theta", "partial_rotary_factor")}
     return {"default": entry(section, rope, key)}
 
 
+def _all_names(names: Sequence[str], rope: Mapping[str, Any]) -> list[str]:
+    """The class's groups and any other that the file spells; a null entry is a layer type without RoPE."""
+    extra = [name for name, value in rope.items() if isinstance(value, Mapping) and name not in names]
+    return [name for name in (*names, *extra) if name not in rope or rope[name] is not None]
+
+
+def _grouped(section: Section, name: str, rope: Mapping[str, Any], key: tuple[str, ...]) -> Entry:
+    """One group of a class that has several: its own dict, or the flat one where scaling reaches it."""
+    default = default_dict(section).get(name)
+    default = default if isinstance(default, Mapping) else {}
+    reached = name in _reached(section)
+    if any(isinstance(value, Mapping) for value in rope.values()):
+        own = rope.get(name)
+        return entry(section, own if isinstance(own, Mapping) else default, (*key, name), name)
+    flat = {**{k: v for k, v in default.items() if k not in ("rope_theta", "rope_type")}, **rope}
+    if rope and reached:
+        return dataclasses.replace(entry(section, flat, key, name), reached=True)
+    plain = {k: v for k, v in default.items() if k != "rope_theta"}
+    return dataclasses.replace(entry(section, plain, key, name), reached=reached)
+
+
+def _reached(section: Section) -> tuple[str, ...]:
+    scaling = section.defaults.facts.get("scaling", {})
+    found = next((value for value in (scaling.get("all"), scaling.get("linear")) if isinstance(value, list)), None)
+    return tuple(found or ())
+
+
 def entry(
-    section: Section,
-    rope: Mapping[str, Any],
-    key: tuple[str, ...],
-    *,
-    theta: float | None = None,
-    layers: tuple[int, ...] | None = None,
-    window: int | None = None,
+    section: Section, rope: Mapping[str, Any], key: tuple[str, ...], name: str = "default", theta: float | None = None
 ) -> Entry:
-    """One entry by the common rules: a value in the dict beats one beside it."""
-    base = rope.get("rope_theta")
-    if base is None:
-        base = theta if theta is not None else section.number("rope_theta", *THETA_KEYS)
-    if base is None:
-        base = 10000.0
-        section.notes.append("rope_theta is not written; 10000 is taken")
-    if isinstance(base, bool) or not isinstance(base, (int, float)) or not 0 < base < math.inf:
-        raise InputError(f"is {base!r:.60}, not a usable base", where=f"{section.where}: rope_theta")
-    original = section.number("original_max_position_embeddings", limit=1 << 40)
-    partial = rope.get("partial_rotary_factor")
-    if partial is None:
-        partial = section.number("partial_rotary_factor", "rotary_pct", limit=1.0)
-    head = section.head_dim()
-    rotary = section.number("rotary_dim", limit=_MAX_WIDTH)
-    if rotary and partial is None:
-        partial = rotary / head
+    """One entry by the common rules: a value in the dict beats one beside it, that beats the class's."""
+    head = section.head_dim(name)
+    original = section.given_number("original_max_position_embeddings", limit=1 << 40)
     return Entry(
         rope=rope,
         key=key,
-        theta=float(base),
+        theta=_theta(section, rope, name, theta),
         head_dim=head,
-        partial=float(partial) if partial else 1.0,
-        partial_by_default=section.defaults.partial_by_default,
-        original=int(original) if original and section.given.get("original_max_position_embeddings") else None,
-        layers=layers,
-        window=window,
+        partial=_partial(section, rope, name, head),
+        partial_when=_partial_when(section),
+        original=int(original) if original and len(key) == 1 else None,
+        layers=_layers(section, name),
+        window=_window(section, name),
     )
 
 
-def layers_of(section: Section, name: str) -> tuple[int, ...] | None:
-    """The layers whose type is ``name``, where the config lists or implies them."""
-    types = section.given.get("layer_types")
-    if isinstance(types, Sequence) and not isinstance(types, str):
-        return tuple(i for i, kind in enumerate(types) if kind == name)
-    count, pattern = section.number("num_hidden_layers", limit=1 << 16), section.get("sliding_window_pattern")
-    if count and isinstance(pattern, int) and pattern > 0:
-        full = tuple(i for i in range(int(count)) if (i + 1) % pattern == 0)
-        if name == "full_attention":
-            return full
-        return tuple(i for i in range(int(count)) if i not in full)
-    return None
+def _theta(section: Section, rope: Mapping[str, Any], name: str, theta: float | None) -> float:
+    inner = section.check("rope_theta", rope.get("rope_theta"))
+    if inner is not None:
+        return float(inner)
+    if theta is not None:
+        return theta
+    keys = theta_keys(section, name)
+    found = section.given_number(*keys)
+    if found is None:
+        default = default_dict(section)
+        nested = default.get(name)
+        fills = section.defaults.facts.get("fills")
+        for source in (nested, default, fills.get(name) if isinstance(fills, Mapping) else None, fills):
+            if isinstance(source, Mapping) and isinstance(source.get("rope_theta"), (int, float)):
+                found = source["rope_theta"]
+                break
+    if found is None:
+        found = section.check(keys[0], next((v for k in keys if (v := section.defaults.values.get(k))), None))
+    if found is None:
+        found = 10000.0
+    if section.given_number(*keys) is None:
+        known = f"the class default of {section.model_type} (transformers {section.defaults.line})"
+        section.notes.append(f"rope_theta {found:g} taken from {known if section.defaults.known else 'convention'}")
+    return float(found)
 
 
-def window_of(section: Section, name: str) -> int | None:
-    """The sliding window of a group that has one."""
-    if "sliding" not in name and "local" not in name:
+def theta_keys(section: Section, name: str) -> tuple[str, ...]:
+    """The top-level keys that may hold a group's base, the class's own first."""
+    sources = section.defaults.facts.get("base_from", {})
+    own = tuple(key for key, groups in sources.items() if name in groups and key != "default_theta")
+    if own:
+        return own
+    if name == "sliding_attention":
+        return ("rope_local_base_freq", "local_rope_theta")
+    return ("rope_theta", *THETA_KEYS)
+
+
+def _partial(section: Section, rope: Mapping[str, Any], name: str, head: int) -> float:
+    if "qk_rope_head_dim" in section.defaults.width_from and (width := section.number("qk_rope_head_dim")):
+        return min(1.0, width / head)  # the share that the config spells is derived from these two
+    found = rope.get("partial_rotary_factor")
+    if found is None:
+        found = section.given_number("partial_rotary_factor", "rotary_pct", "rotary_emb_fraction", limit=1.0)
+    own = not section.defaults.known or "rotary_dim" in section.defaults.width_from
+    if found is None and own and (width := section.given_number("rotary_dim", limit=MAX_WIDTH)):
+        found = width / head
+    if found is None:
+        default = default_dict(section)
+        nested = default.get(name)
+        for source in (nested, default, section.defaults.values):
+            if isinstance(source, Mapping) and source.get("partial_rotary_factor") is not None:
+                found = source["partial_rotary_factor"]
+                break
+    if found is None:
+        found = section.defaults.values.get("rotary_pct")
+    if found is None and own and (width := section.number("rotary_dim", limit=MAX_WIDTH)):
+        found = width / head
+    checked = section.check("partial_rotary_factor", found, 1.0)
+    return float(checked) if checked else 1.0
+
+
+def _partial_when(section: Section) -> str:
+    when = section.defaults.partial
+    if "qk_rope_head_dim" in section.defaults.width_from:
+        return "always"
+    if when == "never" and {"partial_rotary_factor", "rotary_pct"} & set(section.defaults.width_from):
+        return "always"
+    return "always" if when == "default" else when
+
+
+def _only_sliding_rotates(section: Section) -> bool:
+    rule = section.defaults.facts.get("rotates")
+    return rule == "window" or (rule == "window-any" and bool(section.get("sliding_window")))
+
+
+def _layers(section: Section, name: str) -> tuple[int, ...] | None:
+    types = section.layer_types()
+    if name == "default" and types and _only_sliding_rotates(section):
+        return tuple(i for i, kind in enumerate(types) if "sliding" in kind) or None
+    if name == "default":
+        return None
+    return tuple(i for i, kind in enumerate(types) if kind == name) or None if types else None
+
+
+def _window(section: Section, name: str) -> int | None:
+    if "sliding" not in name and "local" not in name and not _only_sliding_rotates(section):
         return None
     value = section.number("sliding_window", "local_attention", "sliding_window_size", limit=1 << 40)
     return int(value) if value else None
 
 
-def _by_attention(
-    section: Section, full_theta: float, sliding_theta: float, *, scale_sliding: bool
-) -> dict[str, Entry]:
-    """Two bases in the old spelling: scaling reaches the full layers, or both."""
+def _clvp(section: Section, notes: list[str]) -> dict[str, Entry]:
+    """CLVP rotates ``max(projection_dim / (2 heads), 32)`` dimensions at a fixed base."""
+    width = max(int((section.number("projection_dim") or 768) // ((section.number("num_attention_heads") or 12) * 2)), 32)
+    return {"default": Entry({}, ("rope_scaling",), 10000.0, width, reached=False)}
+
+
+def _deepseek_v4(section: Section, notes: list[str]) -> dict[str, Entry]:
+    """DeepSeek-V4: ``main`` for sliding layers is never scaled, ``compress`` for compressed ones takes the scaling."""
     rope, key = rope_dict(section)
-    full, sliding = "full_attention", "sliding_attention"
-    if isinstance(rope.get(full), Mapping) or isinstance(rope.get(sliding), Mapping):
-        thetas = {full: full_theta, sliding: sliding_theta}
-        return {
-            name: entry(section, rope.get(name) or {}, (*key, name), theta=thetas[name], **_place(section, name))
-            for name in thetas
-        }
+    if any(isinstance(rope.get(name), Mapping) for name in ("main", "compress")):
+        return {name: entry(section, rope.get(name) or {}, (*key, name), name) for name in ("main", "compress")}
+    compress = section.number("compress_rope_theta") or 160000.0
+    scaled = {k: v for k, v in rope.items() if k != "rope_theta"}
+    if scaled.get("rope_type", scaled.get("type")) == "yarn":
+        scaled.setdefault("attention_factor", 1.0)
     return {
-        full: entry(section, rope, key, theta=full_theta, **_place(section, full)),
-        sliding: entry(section, rope if scale_sliding else {}, key, theta=sliding_theta, **_place(section, sliding)),
+        "main": dataclasses.replace(entry(section, {}, key, "main"), reached=False),
+        "compress": entry(section, scaled, key, "compress", compress),
     }
 
 
-def _place(section: Section, name: str) -> dict[str, Any]:
-    return {"layers": layers_of(section, name), "window": window_of(section, name)}
-
-
-def _gemma3(section: Section, notes: list[str]) -> dict[str, Entry]:
-    full = section.number("rope_theta") or 1e6
-    local = section.number("rope_local_base_freq") or 1e4
-    return _by_attention(section, full, local, scale_sliding=False)
-
-
-def _modernbert(section: Section, notes: list[str]) -> dict[str, Entry]:
-    full = section.number("global_rope_theta") or 160000.0
-    local = section.number("local_rope_theta") or 10000.0
-    return _by_attention(section, full, local, scale_sliding=True)
-
-
-_FAMILIES: dict[str, Callable[[Section, list[str]], dict[str, Entry]]] = {
-    "gemma3_text": _gemma3,
-    "gemma3": _gemma3,
-    "gemma3n_text": _gemma3,
-    "gemma3n": _gemma3,
-    "t5gemma2_text": _gemma3,
-    "t5gemma2_decoder": _gemma3,
-    "modernbert": _modernbert,
-    "modernbert-decoder": _modernbert,
+FAMILIES: dict[str, Callable[[Section, list[str]], dict[str, Entry]]] = {
+    "clvp": _clvp,
+    "clvp_encoder": _clvp,
+    "deepseek_v4": _deepseek_v4,
 }
 
 
@@ -334,34 +271,42 @@ def merge_equal(groups: dict[str, RopeGroup]) -> dict[str, RopeGroup]:
 
 
 def nope_layers(section: Section) -> tuple[int, ...] | None:
-    """Layers without RoPE, where the config lists them."""
-    flags = section.given.get("no_rope_layers")
-    if isinstance(flags, Sequence) and not isinstance(flags, str) and len(flags) < 1 << 16:
-        return tuple(i for i, rotates in enumerate(flags) if not rotates) or None
-    return None
-
-
-#: DeepSeek's latent attention multiplies the softmax scale by the squared magnitude of mscale_all_dim
-_SOFTMAX = frozenset(
-    {
-        "axk1", "axk2", "bailing_hybrid", "deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite",
-        "glm_moe_dsa", "hy_v4", "kimi_k2", "longcat_flash", "minicpm3", "mistral4", "mistral_large4", "youtu",
-    }
-)  # fmt: skip
+    """Layers without RoPE, where the config lists or implies them."""
+    rule = section.defaults.facts.get("rotates")
+    types = section.layer_types()
+    flags = section.get("no_rope_layers")
+    if isinstance(flags, Mapping):
+        count = section.layers() or 0
+        step = section.given.get("no_rope_layer_interval")
+        cycle = flags.get("cycle", [1])
+        flags = [(i + 1) % step != 0 if isinstance(step, int) and step > 0 else cycle[i % len(cycle)] for i in range(count)]
+    found: tuple[int, ...] = ()
+    if isinstance(flags, Sequence) and not isinstance(flags, str) and len(flags) <= MAX_LAYERS:
+        found = tuple(i for i, rotates in enumerate(flags) if not rotates)
+    elif types and _only_sliding_rotates(section):
+        found = tuple(i for i, kind in enumerate(types) if "sliding" not in kind)
+    elif types and rule == "full":
+        found = tuple(i for i, kind in enumerate(types) if kind != "full_attention")
+    elif rule == "theta" and isinstance(bases := section.get("layer_rope_theta"), Sequence):
+        found = tuple(i for i, base in enumerate(bases[:MAX_LAYERS]) if not base)
+    return found or None
 
 
 def softmax_scale(section: Section, scaling: Method) -> float | None:
-    """The extra factor on the softmax scale, None where there is none."""
+    """DeepSeek's extra factor on the softmax scale: the squared magnitude of ``mscale_all_dim``."""
     everywhere = getattr(scaling, "mscale_all_dim", None)
-    if section.model_type not in _SOFTMAX or not everywhere:
+    if section.defaults.facts.get("softmax_factor") != "mscale_all_dim" or not everywhere:
         return None
     return float(yarn_attention(getattr(scaling, "factor", 1.0), everywhere) ** 2)
 
 
 def query_temperature(section: Section, rope: Mapping[str, Any]) -> dict[str, float] | None:
     """Position-dependent scaling of the queries: ``1 + scale ln(1 + floor(p / length))``."""
-    scale = rope.get("llama_4_scaling_beta")
-    length = rope.get("original_max_position_embeddings")
-    if scale and length:
+    if section.defaults.facts.get("query_temperature") == "floor_scale":
+        scale, length = section.number("attn_scale"), section.number("floor_scale")
+        on = section.get("attn_temperature_tuning")
+        return {"scale": float(scale), "length": float(length)} if on and scale and length else None
+    scale, length = rope.get("llama_4_scaling_beta"), rope.get("original_max_position_embeddings")
+    if isinstance(scale, (int, float)) and isinstance(length, (int, float)) and scale and math.isfinite(scale):
         return {"scale": float(scale), "length": float(length)}
     return None

@@ -99,7 +99,8 @@ class Method(ABC):
     reach: ClassVar[str]
     fine_tuning: ClassVar[str]
     about: ClassVar[str]
-    #: pairs whose wavelength exceeds the trained context are slowed by at least the factor
+    #: pairs whose wavelength exceeds the trained context (7 tokens or more, so that the first pair turns once in it)
+    #: are slowed by at least the factor, as long as beta_slow or low_freq_factor is at least 1 (the default)
     slows_long_pairs: ClassVar[bool] = False
     #: no pair turns faster than before
     never_faster: ClassVar[bool] = True

@@ -100,6 +100,8 @@ class Dynamic(Method):
         "keep the older angles. Only runtimes that recompute the table can do it: transformers and mlx-lm do, "
         "llama.cpp has no such thing, vLLM 0.24 and later compute plain RoPE from the same config."
     )
+    # Beyond the trained length the base grows with L/T whatever the factor is.
+    identity_at_one = False
 
     def __post_init__(self) -> None:
         check_factor(self.name, self.factor)

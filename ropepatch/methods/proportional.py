@@ -27,6 +27,7 @@ class Proportional(Method):
         "How Gemma 4's global layers rotate: the exponent divides by the whole head dimension and the slowest pairs "
         "do not turn at all. ropepatch reads and keeps it; it cannot be added to a model that was not trained so."
     )
+    identity_at_one = False  # with a share below 1 the slow pairs stand still
     applicable = False
 
     def __post_init__(self) -> None:

@@ -14,21 +14,40 @@ from ropepatch.methods import REGISTRY, Method
 METHODS_SCHEMA = "ropepatch.methods/1"
 EXPLAIN_SCHEMA = "ropepatch.explain/1"
 
-# How each method is spelled in a file: (Hugging Face config, GGUF). What has no row is written as per-pair factors.
-_FACTORS = ("longrope factor lists", "rope_freqs.weight, where the architecture reads it")
+# How a file can hold each method: (Hugging Face config, GGUF). What has no row is written as per-pair factors.
 _SPELLINGS = {
-    "none":         ("no rope type", "no scaling keys"),
-    "linear":       ("rope type linear", "rope.scaling.type linear"),
-    "ntk":          ("rope_theta", "rope.freq_base"),
-    "ntk-critical": ("rope_theta", "rope.freq_base"),
-    "theta":        ("rope_theta", "rope.freq_base"),
-    "dynamic":      ("rope type dynamic", None),
-    "yarn":         ("rope type yarn", "rope.scaling.type yarn; rope_freqs.weight for other betas"),
-    "llama3":       ("rope type llama3", _FACTORS[1]),
-    "longrope":     ("rope type longrope", "rope_factors_long and _short, where the architecture reads them"),
+    "none":         ("key", "key"),
+    "linear":       ("key", "key"),
+    "ntk":          ("base", "base"),
+    "ntk-critical": ("base", "base"),
+    "theta":        ("base", "base"),
+    "dynamic":      ("key", None),
+    "yarn":         ("key", "key"),
+    "llama3":       ("key", "factors"),
     "proportional": (None, None),
     "factors":      (None, None),
 }  # fmt: skip
+_FACTORS = ("factors", "factors")
+#: parameters that have an option of their own
+_OPTIONS = {
+    "factor": "--factor or --length",
+    "original_max_position_embeddings": "--original-length",
+    "short_factor": "--factors FILE",
+    "long_factor": "--factors FILE",
+}
+#: what the words of the table mean in each format
+SPELLED = {
+    "hf": {
+        "key": "a rope type of its own",
+        "base": "rope_theta",
+        "factors": "lists of per-pair factors (rope type longrope)",
+    },
+    "gguf": {
+        "key": "rope.scaling keys; per-pair factors for parameters that they cannot say",
+        "base": "rope.freq_base",
+        "factors": "tensors of per-pair factors, on the architectures whose graph reads them",
+    },
+}
 
 
 def find(name: str) -> type[Method]:
@@ -45,7 +64,7 @@ def find(name: str) -> type[Method]:
 
 
 def written(method: type[Method]) -> dict[str, str | None]:
-    """Where a method can be written, by format; None where it cannot."""
+    """How a method is written, by format: ``key``, ``base`` or ``factors``; None where it cannot be."""
     hf, gguf = _SPELLINGS.get(method.name, _FACTORS)
     return {"hf": hf, "gguf": gguf}
 
@@ -96,9 +115,14 @@ def _parameters(method: type[Method]) -> list[dict[str, Any]]:
                 "required": required,
                 "nullable": optional,
                 "default": None if required else field.default,
+                "option": _option(field.name) if method.applicable else None,
             }
         )
     return found
+
+
+def _option(parameter: str) -> str:
+    return _OPTIONS.get(parameter, f"--set {parameter}=VALUE")
 
 
 def _kind(hint: Any) -> tuple[str, bool]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from ropepatch.diffing import Diff, FrequencyDifference, GroupDifference, Setting
 from ropepatch.profile import Source
-from ropepatch.report.tables import plain
+from ropepatch.report.tables import heading_table, plain
 from ropepatch.report.text import number, short
 
 _CELL = 30
@@ -19,14 +18,17 @@ _CELL = 30
 
 def difference(result: Diff) -> list[Any]:
     """Sources, the settings that differ, and the frequencies of each group."""
-    shown: list[Any] = [_sources(result.a.source, result.b.source)]
+    shown: list[Any] = [_sources(result.a.source, result.b.source), ""]
     differing = [item for item in result.contexts if not item.same]
     for group in result.groups:
         prefix = f"{group.name}: " if len(result.groups) > 1 else ""
         differing += [Setting(prefix + item.name, item.a, item.b) for item in group.settings if not item.same]
     if differing:
-        shown.append(_settings(differing))
-    shown += [_frequencies(group, len(result.groups) > 1) for group in result.groups if group.frequencies]
+        shown += [_settings(differing), ""]
+    for group in result.groups:
+        if group.frequencies:
+            shown += [plain(f"{group.name}:")] if len(result.groups) > 1 else []
+            shown += [_frequencies(group), ""]
     return shown
 
 
@@ -41,9 +43,7 @@ def _sources(a: Source, b: Source) -> Table:
 
 
 def _settings(items: Sequence[Setting]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("setting", "a", "b"):
-        table.add_column(heading, overflow="fold")
+    table = heading_table("setting", "a", "b")
     for item in items:
         table.add_row(plain(item.name), _value(item.a), _value(item.b))
     return table
@@ -53,11 +53,8 @@ def _value(value: Any) -> Text:
     return plain("-", "dim") if value is None else plain(short(value, _CELL))
 
 
-def _frequencies(group: GroupDifference, named: bool) -> Table:
-    title = f"frequencies of {group.name}" if named else "frequencies"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=plain(title), title_justify="left")
-    for heading in ("at length", "pairs that differ", "largest ratio a/b", "attention scale"):
-        table.add_column(heading, overflow="fold")
+def _frequencies(group: GroupDifference) -> Table:
+    table = heading_table("at length", "pairs that differ", "largest ratio a/b", "attention scale")
     for item in group.frequencies:
         table.add_row(*(plain(cell) for cell in _cells(item)))
     return table
@@ -71,5 +68,5 @@ def _cells(item: FrequencyDifference) -> tuple[str, ...]:
         return length, f"{item.pairs[0]} against {item.pairs[1]} pairs", "", scale
     if item.pair is None:
         return length, "none", "1", scale
-    since = f"{item.differing} of {item.pairs[0]}, from wavelength {item.from_wavelength:,.4g}"
+    since = f"{item.differing} of {item.pairs[0]}, wavelength ≥ {item.from_wavelength:,.4g}"
     return length, since, f"{item.ratio:.6g} at pair {item.pair}", scale

@@ -14,7 +14,7 @@ PLAIN, EFFECTIVE, BOTH, LINE = "·", "●", "○", "─"
 
 @dataclass(frozen=True)
 class Mark:
-    """A horizontal line at ``tokens``, named at its right end."""
+    """A horizontal line at ``tokens``, named to its right."""
 
     tokens: float
     name: str
@@ -31,7 +31,8 @@ def spectrum(plain: Array, effective: Array, marks: Sequence[Mark], columns: int
     """
     pairs = effective.size
     gutter = 8
-    width = max(min(pairs, columns - gutter - 1), 1)
+    margin = max((len(mark.name) + 1 for mark in marks), default=0)
+    width = max(min(pairs, columns - gutter - margin), 1)
     indices = [column * pairs // width for column in range(width)]
     series = [[_wavelength(values, index) for index in indices] for values in (plain, effective)]
     shown = [value for values in series for value in values if value is not None] + [mark.tokens for mark in marks]
@@ -50,8 +51,8 @@ def spectrum(plain: Array, effective: Array, marks: Sequence[Mark], columns: int
             if value is not None:
                 y = row(value)
                 grid[y][column] = BOTH if sign == EFFECTIVE and grid[y][column] == PLAIN else sign
-    for mark in sorted(marks, key=lambda item: -len(item.name)):
-        _write(grid[row(mark.tokens)], f" {mark.name} ")
+    for mark in marks:
+        grid[row(mark.tokens)].append(f" {mark.name}")
     labels = {0: bottom, ROWS // 2: bottom + (top - bottom) * (ROWS // 2) / (ROWS - 1), ROWS - 1: top}
     lines = [f"{_label(labels.get(y)):>{gutter - 2}} ┤{''.join(grid[y])}".rstrip() for y in reversed(range(ROWS))]
     lines.append(f"{'':>{gutter - 2}} └{'─' * width}")
@@ -62,14 +63,6 @@ def spectrum(plain: Array, effective: Array, marks: Sequence[Mark], columns: int
 def _wavelength(inv_freq: Array, index: int) -> float | None:
     value = float(inv_freq[index]) if index < inv_freq.size else 0.0
     return 2 * math.pi / value if value > 1e-15 else None
-
-
-def _write(cells: list[str], name: str) -> None:
-    """The name over the line, at the left, where it hides no point."""
-    for start in range(len(cells) - len(name) + 1):
-        if all(cell == LINE for cell in cells[start : start + len(name)]):
-            cells[start : start + len(name)] = list(name)
-            return
 
 
 def _label(exponent: float | None) -> str:

@@ -20,12 +20,15 @@ from ropepatch.methods.base import Frequencies
 from ropepatch.patch import Edit, Value
 from ropepatch.profile import RopeGroup, RopeProfile
 from ropepatch.report import summary
+from ropepatch.report.catalogue import SPELLED
 from ropepatch.report.text import clean, number, short, tokens
 
 #: rope groups side by side in one table
 _SIDE_BY_SIDE = 3
 #: characters of a value in a table cell
 _CELL = 44
+#: columns from which the titles of methods are shown
+_WIDE = 110
 
 
 def plain(text: object, style: str = "") -> Text:
@@ -33,8 +36,9 @@ def plain(text: object, style: str = "") -> Text:
     return Text(clean(text), style=style)
 
 
-def _table(*headings: str, title: str | None = None) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=plain(title) if title else None, title_justify="left", pad_edge=False)
+def heading_table(*headings: str) -> Table:
+    """An empty table with a line under its headings."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for heading in headings:
         table.add_column(Text(heading), overflow="fold")
     return table
@@ -69,9 +73,9 @@ def group_tables(profile: RopeProfile) -> list[Table]:
     for start in range(0, len(names), _SIDE_BY_SIDE):
         part = names[start : start + _SIDE_BY_SIDE]
         columns = [_group_rows(profile, profile.groups[name]) for name in part]
-        table = _table("rope group", *map(clean, part))
+        table = heading_table("rope group", *map(clean, part))
         for label in dict.fromkeys(label for column in columns for label in column):
-            if label == "frequencies":
+            if label == "inv_freq":
                 table.add_section()
             table.add_row(plain(label, "dim"), *(plain(column.get(label, "")) for column in columns))
         tables.append(table)
@@ -94,10 +98,10 @@ def _group_rows(profile: RopeProfile, group: RopeGroup) -> dict[str, str]:
         if value is not None:
             rows[name] = short(dict(value) if isinstance(value, Mapping) else value)
     longest = numbers["longest_wavelength"]
-    rows["frequencies"] = f"{numbers['pairs']} pairs, {number(numbers['first'], 4)} to {number(numbers['last'], 4)}"
+    rows["inv_freq"] = f"{number(numbers['first'], 4)} to {number(numbers['last'], 4)}, {numbers['pairs']} pairs"
     rows["longest wavelength"] = f"{longest:,.0f} tokens" if longest else "none: a pair stands still"
     if numbers["beyond_trained"] is not None:
-        rows["never turned in training"] = f"{numbers['beyond_trained']} pairs"
+        rows["beyond trained context"] = f"{numbers['beyond_trained']} of {numbers['pairs']} pairs"
     rows["attention scale"] = number(numbers["attention_scale"])
     if numbers["changes_with_length"]:
         rows["follows the length"] = "yes: shown for a short context"
@@ -126,11 +130,10 @@ def ranges(layers: Sequence[int]) -> str:
     return ", ".join(runs) or "none"
 
 
-def frequency_table(name: str, group: RopeGroup, now: Frequencies) -> Table:
+def frequency_table(group: RopeGroup, now: Frequencies) -> Table:
     """Each pair's frequency and wavelength, and how much the scaling slows it."""
     rotation = group.spectrum().inv_freq
-    title = f"{name}: attention scale {number(now.attention_scale)}, {group.layout} layout"
-    table = _table(title=title)
+    table = heading_table()
     for heading in ("pair", "inv_freq", "wavelength", "slowed by"):
         table.add_column(heading, justify="right")
     for index, value in enumerate(now.inv_freq):
@@ -144,7 +147,9 @@ def frequency_table(name: str, group: RopeGroup, now: Frequencies) -> Table:
 def edit_table(edits: Sequence[Edit]) -> Table:
     """What changes, old against new."""
     several = len({edit.file for edit in edits}) > 1
-    table = _table(*(["file"] if several else []), "key" if all(e.target != "tensor" for e in edits) else "key or tensor")
+    table = heading_table(
+        *(["file"] if several else []), "key" if all(e.target != "tensor" for e in edits) else "key or tensor"
+    )
     table.add_column("before", overflow="fold")
     table.add_column("after", overflow="fold")
     for edit in edits:
@@ -175,17 +180,44 @@ def check_table(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def method_table(entries: Sequence[Mapping[str, Any]]) -> Table:
-    """The registry: one row a method."""
-    table = _table()
+def method_table(entries: Sequence[Mapping[str, Any]], columns: int) -> Table:
+    """The registry, one row a method; with titles where ``columns`` leave room for them."""
+    titles = columns >= _WIDE
+    table = heading_table()
     table.add_column("method", no_wrap=True, style="bold")
-    table.add_column("reach", ratio=3)
-    table.add_column("fine-tuning", ratio=2)
-    table.add_column("written in a GGUF as", ratio=2, overflow="fold")
+    if titles:
+        table.add_column("what it is", ratio=3)
+    table.add_column("reach", ratio=4)
+    table.add_column("fine-tuning", ratio=3)
+    table.add_column("HF", no_wrap=True)
+    table.add_column("GGUF", no_wrap=True)
     for entry in entries:
-        where = entry["written"]["gguf"] or ("read only" if not entry["applicable"] else "cannot be written")
-        table.add_row(plain(entry["name"]), plain(entry["reach"]), plain(entry["fine_tuning"]), plain(where))
+        table.add_row(
+            plain(entry["name"]),
+            *([plain(entry["title"])] if titles else []),
+            plain(entry["reach"]),
+            plain(entry["fine_tuning"]),
+            *(_how(entry, entry["written"][name]) for name in ("hf", "gguf")),
+        )
     return table
+
+
+def _how(entry: Mapping[str, Any], written: str | None) -> Text:
+    return plain(written) if written else plain("no" if entry["applicable"] else "read", "dim")
+
+
+def method_legend() -> Text:
+    """What the words in the last two columns of :func:`method_table` mean."""
+    return plain(
+        "key: a type or keys of its own · base: a changed rope_theta or rope.freq_base · factors: per-pair factors "
+        "(in a GGUF only where the architecture reads them) · read: understood and kept, not applied",
+        "dim",
+    )
+
+
+def _given(parameter: Mapping[str, Any]) -> str:
+    option = str(parameter["option"] or "")
+    return "--set" if option.startswith("--set ") else option
 
 
 def explanation(document: Mapping[str, Any]) -> list[Any]:
@@ -196,17 +228,19 @@ def explanation(document: Mapping[str, Any]) -> list[Any]:
         ("paper", plain(document["paper"])),
         ("reach", plain(document["reach"])),
         ("fine-tuning", plain(document["fine_tuning"])),
-        ("HF config", plain(written["hf"] or "cannot be written")),
-        ("GGUF", plain(written["gguf"] or "cannot be written")),
+        ("HF config", plain(SPELLED["hf"].get(written["hf"], "cannot be written"))),
+        ("GGUF", plain(SPELLED["gguf"].get(written["gguf"], "cannot be written"))),
     ]
     shown: list[Any] = [
         Panel(_grid(rows), title=plain(f"{document['name']}: {document['title']}", "bold"), title_align="left"),
         plain(document["about"]),
     ]
     if document["parameters"]:
-        table = _table("parameter", "type", "default")
+        table = heading_table("parameter", "type", "default", "given with")
         for item in document["parameters"]:
-            default = "required" if item["required"] else "computed" if item["default"] is None else short(item["default"])
-            table.add_row(plain(item["name"]), plain(item["type"]), plain(default))
+            default = (
+                "required" if item["required"] else "computed" if item["default"] is None else short(item["default"])
+            )
+            table.add_row(plain(item["name"]), plain(item["type"]), plain(default), plain(_given(item), "dim"))
         shown += [Text(), table]
     return shown

@@ -14,7 +14,7 @@ _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
 def clean(text: object) -> str:
-    """``text`` with every character that a terminal could act on written as an escape; it comes from strangers' files."""
+    """``text`` with every character that a terminal could act on escaped; it comes from strangers' files."""
     return "".join(_escaped(c) if unicodedata.category(c) in _UNSAFE else c for c in str(text))
 
 

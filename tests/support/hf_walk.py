@@ -27,11 +27,12 @@ from transformers import CONFIG_MAPPING, PretrainedConfig
 
 transformers.logging.set_verbosity_error()
 
-# Sub-configs that can hold the language model, the likeliest first. A tower for another sense is taken only where no
-# language model of the composite rotates anything.
-TEXT_KEYS = ("text_config", "language_config", "llm_config", "thinker_config", "talker_config", "decoder",
-             "decoder_config", "backbone_config", "encoder", "encoder_config", "audio_config", "patcher_config",
-             "audio_encoder", "dit_config")  # fmt: skip
+# Sub-configs that can hold the language model, the likeliest first, and those that are asked only where neither they
+# nor the config itself rotates anything.
+LANGUAGE_KEYS = ("text_config", "language_config", "llm_config", "vlm_config", "thinker_config", "talker_config",
+                 "decoder", "decoder_config")  # fmt: skip
+OTHER_KEYS = ("encoder", "encoder_config", "audio_config", "audio_encoder", "backbone_config", "global_config",
+              "patcher_config", "dit_config")  # fmt: skip
 
 # Not rotary position embedding along one axis: image towers (two axes), sinusoidal tables, diffusion time steps.
 OTHER_CLASSES = re.compile(
@@ -54,20 +55,22 @@ CHOSEN = {
 # Rotary modules that a model builds from more than its config, keeps several of, or hands an edited config: the class
 # that owns them, its arguments after the config, and where each group stands on the owner. Built with their weights on
 # the meta device, so that the owner's own code decides.
-OWNERS = {
-    ("4", "chameleon"):         ("ChameleonAttention", (0,), {"default": "rotary_emb"}),
-    ("4", "dbrx"):              ("DbrxAttention", (0,), {"default": "rotary_emb"}),
-    ("4", "recurrent_gemma"):   ("RecurrentGemmaSdpaAttention", (), {"default": "rotary_emb"}),
-    ("4", "idefics"):           ("IdeficsDecoderLayer", (), {"default": "self_attn.rotary_emb"}),
-    ("4", "esm"):               ("EsmSelfAttention", (), {"default": "rotary_embeddings"}),
-    ("4", "gemma3_text"):       ("Gemma3TextModel", (), {"full_attention": "rotary_emb", "sliding_attention": "rotary_emb_local"}),
-    ("4", "gemma3n_text"):      ("Gemma3nTextModel", (), {"full_attention": "rotary_emb", "sliding_attention": "rotary_emb_local"}),
-    ("4", "olmo3"):             ("Olmo3Model", (), {"full_attention": "rotary_embs.full_attention", "sliding_attention": "rotary_embs.sliding_attention"}),
-    ("4", "modernbert"):        ("ModernBertModel", (), {"full_attention": "layers.{full_attention}.attn.rotary_emb", "sliding_attention": "layers.{sliding_attention}.attn.rotary_emb"}),
-    ("4", "modernbert-decoder"): ("ModernBertDecoderModel", (), {"full_attention": "global_rotary_emb", "sliding_attention": "local_rotary_emb"}),
-    ("5", "molmo2_text"):       ("Molmo2TextModel", (), {"scaled": "rotary_emb", "unscaled": "rotary_emb_unscaled"}),
-    ("5", "granite_swa"):       ("GraniteSWAModel", (), {"theta={theta}": "rotary_embs.*"}),
-    ("5", "granitemoe_swa"):    ("GraniteMoeSWAModel", (), {"theta={theta}": "rotary_embs.*"}),
+TWO = {"full_attention": "rotary_emb", "sliding_attention": "rotary_emb_local"}
+OWNERS: dict[tuple[str, str], tuple[str, tuple[int, ...], dict[str, str]]] = {
+    ("4", "chameleon"):          ("ChameleonAttention", (0,), {"default": "rotary_emb"}),
+    ("4", "dbrx"):               ("DbrxAttention", (0,), {"default": "rotary_emb"}),
+    ("4", "recurrent_gemma"):    ("RecurrentGemmaSdpaAttention", (), {"default": "rotary_emb"}),
+    ("4", "idefics"):            ("IdeficsDecoderLayer", (), {"default": "self_attn.rotary_emb"}),
+    ("4", "esm"):                ("EsmSelfAttention", (), {"default": "rotary_embeddings"}),
+    ("4", "gemma3_text"):        ("Gemma3TextModel", (), TWO),
+    ("4", "gemma3n_text"):       ("Gemma3nTextModel", (), TWO),
+    ("4", "olmo3"):              ("Olmo3Model", (), {g: f"rotary_embs.{g}" for g in TWO}),
+    ("4", "modernbert"):         ("ModernBertModel", (), {g: "layers.{layer}.attn.rotary_emb" for g in TWO}),
+    ("4", "modernbert-decoder"): ("ModernBertDecoderModel", (), {"full_attention": "global_rotary_emb",
+                                                                 "sliding_attention": "local_rotary_emb"}),
+    ("5", "molmo2_text"):        ("Molmo2TextModel", (), {"scaled": "rotary_emb", "unscaled": "rotary_emb_unscaled"}),
+    ("5", "granite_swa"):        ("GraniteSWAModel", (), {"theta={theta}": "rotary_embs.*"}),
+    ("5", "granitemoe_swa"):     ("GraniteMoeSWAModel", (), {"theta={theta}": "rotary_embs.*"}),
 }  # fmt: skip
 
 
@@ -85,7 +88,7 @@ def _config_classes() -> dict[str, type[PretrainedConfig]]:
     """Config class of every model type: the registered ones, and the sub-configs that only their parents name."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        classes = {name: CONFIG_MAPPING[name] for name in CONFIG_MAPPING.keys()}
+        classes = {name: CONFIG_MAPPING[name] for name in list(CONFIG_MAPPING.keys())}
     todo = list(classes.values())
     while todo:
         subs = getattr(todo.pop(), "sub_configs", None)
@@ -203,35 +206,26 @@ def _annotation(cls: type) -> str:
     return annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
 
 
-def sub_configs(config: PretrainedConfig) -> dict[str, PretrainedConfig]:
-    """The sub-configs of a config by attribute, those that can hold a language model first and in that order."""
-    held = {}
-    for key in TEXT_KEYS:
-        value = getattr(config, key, None)
-        if isinstance(value, PretrainedConfig) and value is not config:
-            held[key] = value
-    return held
-
-
 def text_path(config: PretrainedConfig) -> tuple[str, ...]:
     """Attributes that lead from a config to the one that its language model's rotary module is built from.
 
-    Raises Unbuildable where neither the config nor any of its language sub-configs builds one.
+    Raises Unbuildable where neither the config nor any of its sub-configs builds one.
     """
-    reasons = []
-    for key, value in sub_configs(config).items():
+    reasons: list[str] = []
+    for key in (*LANGUAGE_KEYS, "", *OTHER_KEYS):
+        value = getattr(config, key, None) if key else config
+        if not isinstance(value, PretrainedConfig) or (key and value is config):
+            continue
         try:
-            return (key, *text_path(value))
+            if key:
+                return (key, *text_path(value))
+            if (line(), config.model_type) not in OWNERS and rotary_class(type(config)) is None:
+                raise Unbuildable(f"{type(config).__name__}: no rotary class of one axis")
+            build(config)
+            return ()
         except Unbuildable as error:
-            reasons.append(f"{key}: {error}")
-    cls = rotary_class(type(config))
-    if cls is None:
-        raise Unbuildable("; ".join(reasons) or f"{type(config).__name__}: no rotary class of one axis")
-    try:
-        build(config)
-    except Unbuildable as error:
-        raise Unbuildable("; ".join([*reasons, str(error)])) from error
-    return ()
+            reasons.append(f"{key}: {error}" if key else str(error))
+    raise Unbuildable("; ".join(reasons))
 
 
 def text_config(config: PretrainedConfig) -> PretrainedConfig:
@@ -272,7 +266,7 @@ def _owned(config: PretrainedConfig) -> dict[str, nn.Module] | None:
             every = config.global_attn_every_n_layers
             layer = {"full_attention": 0, "sliding_attention": 1 if every > 1 else None}[group]
             if layer is not None and layer < config.num_hidden_layers:
-                found[group] = owner.get_submodule(place.format(**{group: layer}))
+                found[group] = owner.get_submodule(place.format(layer=layer))
         else:
             found[group] = owner.get_submodule(place)
     return found
@@ -290,7 +284,7 @@ def build(config: PretrainedConfig) -> dict[str, nn.Module]:
                 if cls is None:
                     raise Unbuildable(f"{type(config).__name__}: no rotary class of one axis")
                 module = cls(config)
-                found = {group: module for group in _layer_types(module) or ("default",)}
+                found = dict.fromkeys(_layer_types(module) or ("default",), module)
         except Unbuildable:
             raise
         except Exception as error:  # whatever a constructor raises for a config that it cannot take
@@ -308,7 +302,7 @@ def _layer_types(module: nn.Module) -> list[str]:
 def rotary(config: PretrainedConfig, length: int | None = None) -> dict[str, tuple[np.ndarray, float]]:
     """What the language model's rotary modules apply: group -> (inv_freq as float64, attention scaling).
 
-    `length` runs the module's own forward on positions up to `length - 1` first; without it, this is the module as built.
+    `length` runs the module's own forward on positions up to `length - 1` first; without it, the module is as built.
     """
     config = text_config(config)
     found = {}
@@ -320,7 +314,8 @@ def rotary(config: PretrainedConfig, length: int | None = None) -> dict[str, tup
             used = _forward(module, prefix[:-1] or None, length or 2)
         if used is None:  # forward has brought its buffer up to date, or never changes it
             inv_freq = getattr(module, f"{prefix}inv_freq")
-            used = inv_freq.detach().double().numpy().reshape(-1), float(getattr(module, f"{prefix}attention_scaling", 1.0))
+            scale = float(getattr(module, f"{prefix}attention_scaling", 1.0))
+            used = inv_freq.detach().double().numpy().reshape(-1), scale
         found[group] = used
     return found
 

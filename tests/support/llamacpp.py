@@ -119,6 +119,10 @@ def _reason(log: str) -> str:
     return lines[-1] if lines else "llama.cpp ended without a word"
 
 
+# Destroying a server that has only just started can wait for ever.
+_ALIVE: list[Any] = []
+
+
 def _serve(request: dict[str, Any]) -> None:
     """The child: load, answer every position, write the answer file."""
     import xllamacpp
@@ -142,6 +146,7 @@ def _serve(request: dict[str, Any]) -> None:
             raise AttributeError(f"CommonParams has no {name}")
         setattr(params, name, value)
     server = xllamacpp.Server(params)
+    _ALIVE.append(server)
     answer.write_text(json.dumps({"loaded": True}))
     if "tokens" not in request:
         return

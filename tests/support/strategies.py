@@ -112,3 +112,78 @@ def cases(
         return Case(kind.from_parameters({"partial_rotary_factor": draw(numbers(0.05, 1.0)), "factor": by}), rope, original, by)
     lists = {"long": draw(_sorted_list(rope.inv_freq.size)), "attention_factor": draw(numbers(0.5, 2.0))}
     return Case(kind.from_parameters(lists), rope, original, by)
+
+
+# GGUF files -----------------------------------------------------------------------------------------------------------
+
+_SCALARS: dict[str, st.SearchStrategy[Any]] = {
+    "UINT8": st.integers(0, 2**8 - 1),
+    "INT8": st.integers(-(2**7), 2**7 - 1),
+    "UINT16": st.integers(0, 2**16 - 1),
+    "INT16": st.integers(-(2**15), 2**15 - 1),
+    "UINT32": st.integers(0, 2**32 - 1),
+    "INT32": st.integers(-(2**31), 2**31 - 1),
+    "UINT64": st.integers(0, 2**64 - 1),
+    "INT64": st.integers(-(2**63), 2**63 - 1),
+    "FLOAT32": st.floats(width=32, allow_nan=False, allow_infinity=False),
+    "FLOAT64": st.floats(allow_nan=False, allow_infinity=False),
+    "BOOL": st.booleans(),
+    "STRING": st.text(max_size=20),
+}
+
+
+@st.composite
+def gguf_values(draw: st.DrawFn, *, arrays: bool = True) -> tuple[str, Any]:
+    """`(type name, value)`; the value of an array is `(element type name, list)`."""
+    kind = draw(st.sampled_from([*_SCALARS, *(["ARRAY"] if arrays else [])]))
+    if kind != "ARRAY":
+        return kind, draw(_SCALARS[kind])
+    inner = draw(st.sampled_from(list(_SCALARS)))
+    return kind, (inner, draw(st.lists(_SCALARS[inner], min_size=1, max_size=6)))
+
+
+def key_names() -> st.SearchStrategy[str]:
+    """Metadata keys that are no alignment and no architecture."""
+    return st.text("abcdefghijklmnopqrstuvwxyz._0123456789", min_size=1, max_size=24).filter(
+        lambda name: not name.startswith("general.")
+    )
+
+
+@dataclass(frozen=True)
+class GgufFile:
+    """What a random file holds, and how it is laid down.
+
+    Attributes:
+        keys: values by key.
+        tensors: F32 shapes (numpy order) by name, in order; each is filled with its own random numbers.
+        big: big endian.
+        alignment: None for the default.
+        version: 2 or 3.
+        unpadded: the file ends with the last tensor's last byte.
+        trailing: bytes behind the data section.
+    """
+
+    keys: dict[str, tuple[str, Any]]
+    tensors: dict[str, tuple[int, ...]]
+    big: bool = False
+    alignment: int | None = None
+    version: int = 3
+    unpadded: bool = False
+    trailing: bytes = b""
+
+
+@st.composite
+def gguf_files(draw: st.DrawFn) -> GgufFile:
+    """Random small files."""
+    shapes = st.lists(st.integers(1, 5), min_size=1, max_size=3).map(tuple)
+    names = st.text("abc.weight", min_size=1, max_size=12).map(lambda name: f"t.{name}")
+    unpadded = draw(st.booleans())
+    return GgufFile(
+        keys=draw(st.dictionaries(key_names(), gguf_values(), max_size=6)),
+        tensors=draw(st.dictionaries(names, shapes, max_size=4)),
+        big=draw(st.booleans()),
+        alignment=draw(st.sampled_from([None, 32, 64, 256])),
+        version=draw(st.sampled_from([2, 3])),
+        unpadded=unpadded,
+        trailing=b"" if unpadded else draw(st.binary(max_size=5)),
+    )

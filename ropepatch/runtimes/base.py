@@ -1,0 +1,124 @@
+"""What every runtime's prediction has in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ropepatch.errors import InputError, RuntimeRejects
+from ropepatch.methods.base import Array, Frequencies, Method, ParameterError, Spectrum
+from ropepatch.profile import RopeProfile
+
+Version = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """A span of releases that read a checkpoint alike.
+
+    Attributes:
+        since: the first release of the span.
+        label: the span as people write it, for example ``4.50-4.55``.
+        newest: the newest release of the span that was read or run; what the span's name stands for.
+    """
+
+    since: Version
+    label: str
+    newest: Version
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint as a runtime gets to see it.
+
+    Attributes:
+        config: an HF ``config.json`` as spelled, the whole of it; for a GGUF file its metadata, as far as needed.
+        profile: the lifted profile; None where the HF dialect cannot lift what some engine still loads.
+        where: the file, for messages.
+    """
+
+    config: Mapping[str, Any]
+    profile: RopeProfile | None = None
+    where: str = "config.json"
+
+    @property
+    def format(self) -> str:
+        """``gguf`` or ``hf``."""
+        return "gguf" if self.profile is not None and self.profile.source.format == "gguf" else "hf"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one runtime makes of one rope group at one length.
+
+    Attributes:
+        inv_freq: radians per position of each rotated pair, float64, shape ``(rotary_dim // 2,)``.
+        attention_scale: factor on both cos and sin.
+        context: the length in tokens that the engine derives when nobody tells it; None where it derives none.
+        ignored: keys of the file that stand there and change nothing, as dotted paths.
+        notes: what a person should know, one sentence each.
+        switches: when the frequencies change: ``never``, ``at load``, ``per batch``, ``per forward pass``,
+            ``per position``; a runtime that switches at load keeps one table for every sequence.
+    """
+
+    inv_freq: Array
+    attention_scale: float = 1.0
+    context: int | None = None
+    ignored: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    switches: str = "never"
+
+    @property
+    def frequencies(self) -> Frequencies:
+        """The frequencies alone."""
+        return Frequencies(self.inv_freq, self.attention_scale)
+
+
+class Runtime(Protocol):
+    """An inference engine at a version.
+
+    Attributes:
+        name: as people write it, for example ``vllm``.
+        version: the release whose behaviour is predicted.
+        reads_formats: ``hf``, ``gguf`` or both.
+    """
+
+    name: str
+    version: Version
+    reads_formats: tuple[str, ...]
+
+    def predict(self, source: Source, length: int | None) -> dict[str, Prediction]:
+        """What it computes, by group name; ``length`` None means what it does when nobody says a length.
+
+        Raises:
+            RuntimeRejects: it refuses the checkpoint or crashes on it.
+            InputError: the file holds values that no engine can compute with.
+        """
+
+
+def compute(build: Callable[[], Method], rope: Spectrum, length: int | None, where: str) -> Frequencies:
+    """Apply the method that ``build`` makes.
+
+    Raises:
+        InputError: its parameters are impossible.
+    """
+    try:
+        return build().apply(rope, length)
+    except ParameterError as error:
+        raise InputError(str(error), where=where) from None
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Who reads, for messages: ``Engine("vllm", (0, 33))``."""
+
+    name: str
+    version: Version
+
+    def __str__(self) -> str:
+        return f"{self.name} {'.'.join(map(str, self.version))}"
+
+    def rejects(self, what: str, where: str, hint: str | None = None) -> RuntimeRejects:
+        """The error to raise when the engine does not load the file."""
+        return RuntimeRejects(f"{self} {what}", where=where, hint=hint)

@@ -1,0 +1,260 @@
+"""How commands end that cannot do their work: exit code, one clear line, nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.command import ROOT, Ended, ropepatch
+
+APPLY = ("apply", "--method", "yarn", "--factor", 4)
+
+
+def one_line(ended: Ended, code: int) -> str:
+    """The error's line, after checking that it is the only one and no traceback."""
+    assert ended.code == code, ended.err
+    assert ended.out == ""
+    assert ended.err.startswith("ropepatch: ")
+    assert ended.err.count("\n") == 1, ended.err
+    return ended.err
+
+
+@pytest.mark.parametrize("command", [("inspect",), ("freqs",), APPLY, ("revert",)])
+def test_missing_file(command: tuple[object, ...], tmp_path: Path) -> None:
+    """A file that is not there is named."""
+    assert "gone.gguf: no such file" in one_line(ropepatch(*command, "gone.gguf", cwd=tmp_path), 3)
+
+
+@pytest.mark.parametrize("command", [("inspect",), ("freqs",), APPLY])
+def test_no_rope(command: tuple[object, ...], no_rope: Path) -> None:
+    """A model without rotary embedding is refused with that reason, and nothing is written."""
+    message = one_line(ropepatch(*command, no_rope), 3)
+
+    assert "'gpt2' has no rotary position embedding" in message
+    assert list(no_rope.parent.iterdir()) == [no_rope]
+
+
+@pytest.mark.corpus
+def test_real_gpt2() -> None:
+    """The published GPT-2 vocabulary file is refused for the same reason."""
+    corpus = os.environ.get("ROPEPATCH_CORPUS")
+    if not corpus:
+        pytest.skip("ROPEPATCH_CORPUS is not set")
+    message = one_line(ropepatch("inspect", Path(corpus) / "gguf" / "gpt-2.gguf"), 3)
+
+    assert "no rotary position embedding" in message
+
+
+@pytest.mark.parametrize("size", [3, 20, 400, 9000])
+@pytest.mark.parametrize("command", [("inspect",), APPLY])
+def test_truncated(command: tuple[object, ...], size: int, model: Path) -> None:
+    """A GGUF that ends within its header is refused, and no output is left."""
+    model.write_bytes(model.read_bytes()[:size])
+    one_line(ropepatch(*command, model), 3)
+
+    assert list(model.parent.iterdir()) == [model]
+
+
+def test_truncated_data(model: Path) -> None:
+    """A GGUF that lacks the end of its tensors is not patched."""
+    model.write_bytes(model.read_bytes()[:-1000])
+    one_line(ropepatch(*APPLY, model), 3)
+
+    assert list(model.parent.iterdir()) == [model]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a model", b"GGML" + bytes(64)])
+def test_not_a_gguf(content: bytes, model: Path) -> None:
+    """Another file under the name of a GGUF is refused."""
+    model.write_bytes(content)
+
+    one_line(ropepatch("inspect", model), 3)
+
+
+@pytest.mark.parametrize("existing", ["model-yarn-4x.gguf", "model-yarn-4x.ropepatch.json"])
+def test_existing_output(existing: str, model: Path) -> None:
+    """An output or manifest that exists is not overwritten, and nothing else is written."""
+    taken = model.with_name(existing)
+    taken.write_text("mine")
+    message = one_line(ropepatch(*APPLY, model), 5)
+
+    assert existing in message
+    assert "-o" in message
+    assert taken.read_text() == "mine"
+    assert sorted(model.parent.iterdir()) == sorted([model, taken])
+
+
+def test_already_scaled(model: Path) -> None:
+    """A scaled checkpoint is not scaled again by accident; the message names the ways out."""
+    ropepatch(*APPLY, model, "--in-place")
+    message = one_line(ropepatch(*APPLY, model), 3)
+
+    assert "yarn 4x" in message
+    assert "--existing replace" in message
+    assert "--existing compose" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("apply", "--method", "yran", "--factor", 4), "did you mean 'yarn'?"),
+        (("apply", "--method", "yarn+resonanse", "--factor", 4), "did you mean 'resonance'?"),
+        (("aply", "--method", "yarn"), "did you mean 'apply'?"),
+        (("explain",), "did you mean"),
+        (("apply", "--factor", 4), "--method"),
+        (("apply", "--method", "yarn"), "--factor or --length"),
+        (("apply", "--method", "yarn", "--factor", 0.5), "at least 1"),
+        (("apply", "--method", "yarn", "--factor", "nan"), "factor"),
+        (("apply", "--method", "yarn", "--factor", 4, "--length", 4096), "--length 4096"),
+        ((*APPLY, "--set", "beta_fats=16"), "beta_fast"),
+        ((*APPLY, "--set", "beta_fast=often"), "must be a number"),
+        ((*APPLY, "--set", "beta_fast"), "KEY=VALUE"),
+        ((*APPLY, "--set", "factor=2"), "--factor"),
+        ((*APPLY, "--set", "existing=replace"), "--existing"),
+        ((*APPLY, "--group", "sliding"), "default"),
+        ((*APPLY, "--in-place", "-o", "x.gguf"), "exclude each other"),
+        ((*APPLY, "--factors", "f.json"), "longrope"),
+        (("apply", "--method", "proportional", "--factor", 4), "not applied"),
+        (("diff", "--length", 0, "other.gguf"), "--length"),
+        (("freqs", "--plot", "--json"), "--plot"),
+        (("freqs", "--runtime", "vlm"), "vlm"),
+    ],
+)
+def test_usage_errors(arguments: tuple[object, ...], expected: str, model: Path) -> None:
+    """What cannot be asked for is refused with 2, naming what can."""
+    reference = "yarm" if arguments[0] == "explain" else model
+    ended = ropepatch(*arguments, reference)
+
+    assert ended.code == 2, ended.err
+    assert expected in ended.err
+    assert ended.err.count("\n") == 1
+    assert list(model.parent.iterdir()) == [model]
+
+
+def test_patch_for_another_checkpoint(model: Path) -> None:
+    """A patch whose old values are not there is refused, and no output is left."""
+    plan = model.with_name("patch.json")
+    plan.write_text(ropepatch(*APPLY, model, "--dry-run", "--json").out, encoding="utf-8")
+    ropepatch("apply", "--method", "linear", "--factor", 2, model, "--in-place")
+    before = sorted(model.parent.iterdir())
+    one_line(ropepatch("apply", plan, model), 3)
+
+    assert sorted(model.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "[]", "", "{", '{"schema": "ropepatch.patch/1"}', '{"schema": "ropepatch.manifest/1"}']
+)
+def test_record_that_is_none(text: str, model: Path) -> None:
+    """A file that is neither manifest nor patch is refused by name."""
+    record = model.with_name("record.json")
+    record.write_text(text)
+
+    assert "record.json" in one_line(ropepatch("replay", record, model), 3)
+
+
+def test_revert_needs_the_manifest(model: Path) -> None:
+    """Without a manifest there is nothing to revert by."""
+    assert "manifest" in one_line(ropepatch("revert", model), 3)
+
+
+def test_unwritable_place(model: Path) -> None:
+    """A folder that is not there is named."""
+    assert "no such" in one_line(ropepatch(*APPLY, model, "-o", model.parent / "no" / "out.gguf"), 3)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_full_disk_under_stdout(model: Path) -> None:
+    """A full disk under the output is one line, not a traceback."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "ropepatch", "inspect", str(model)],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    assert done.returncode == 3
+    assert done.stderr.count("\n") == 1
+    assert "no space left" in done.stderr
+
+
+def test_reader_that_stops_early(model: Path) -> None:
+    """A closed pipe ends the program as a shell expects, without a word."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "ropepatch", "freqs", str(model)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(write)
+
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+INTERRUPT = """
+import os, signal, sys
+from ropepatch.storage import files
+name, whole = sys.argv.pop(), files.copy_range
+def slow(*arguments):
+    whole(*arguments)
+    os.kill(os.getpid(), getattr(signal, name))
+files.copy_range = slow
+from ropepatch.cli import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_interrupted(name: str, code: int, model: Path) -> None:
+    """Ctrl-C and a polite kill in the middle of writing leave nothing behind."""
+    assert hasattr(signal, name)
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPT, *map(str, APPLY), str(model), name],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(model.parent.iterdir()) == [model]
+
+
+FAULT = """
+import sys
+import ropepatch.checkpoint
+def broken(ref):
+    raise ZeroDivisionError("of our own")
+ropepatch.checkpoint.open = broken
+from ropepatch.cli import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_internal_error(debug: bool, model: Path) -> None:
+    """A fault of the program is one line with exit code 70; --debug shows where it is."""
+    done = subprocess.run(
+        [sys.executable, "-c", FAULT, "inspect", str(model), *(["--debug"] if debug else [])],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 70
+    assert "internal error: ZeroDivisionError: of our own" in done.stderr
+    assert ("Traceback" in done.stderr) is debug
