@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ropepatch.containers import gguf, json_text
+from ropepatch.containers import gguf, json_text, safetensors
+from ropepatch.dialects import inv_freq_tensors
 from ropepatch.errors import InputError
 from ropepatch.patch import Edit
 from ropepatch.storage import splice
@@ -20,6 +23,8 @@ def for_file(path: Path, edits: Sequence[Edit]) -> list[Splice]:
     Raises:
         InputError: the file does not hold what an edit says that it replaces.
     """
+    if path.suffix == ".safetensors":
+        return _safetensors(path, edits)
     if all(edit.target == "json" for edit in edits):
         return _json(path, edits)
     return _gguf(path, edits)
@@ -27,7 +32,11 @@ def for_file(path: Path, edits: Sequence[Edit]) -> list[Splice]:
 
 def _json(path: Path, edits: Sequence[Edit]) -> list[Splice]:
     text, document = json_text.read(path)
-    old = text.encode()
+    return splice.between(text.encode(), _edited(path, text, document, edits).encode())
+
+
+def _edited(path: Path, text: str, document: object, edits: Sequence[Edit]) -> str:
+    """``text``, which holds ``document``, with ``edits`` applied."""
     for edit in edits:
         _check_json(path, document, edit)
         text = (
@@ -35,7 +44,7 @@ def _json(path: Path, edits: Sequence[Edit]) -> list[Splice]:
             if edit.after is None
             else json_text.set_value(text, edit.path, edit.after.data)
         )
-    return splice.between(old, text.encode())
+    return text
 
 
 def _check_json(path: Path, document: object, edit: Edit) -> None:
@@ -80,3 +89,32 @@ def _check_tensor(path: Path, header: gguf.Header, edit: Edit) -> None:
         raise _mismatch(path, edit, "there" if edit.name in header.tensors else "not there")
     if edit.before is not None and header.read_f32(edit.name).reshape(-1).tolist() != edit.before.data:
         raise _mismatch(path, edit, "another list of factors")
+
+
+def _safetensors(path: Path, edits: Sequence[Edit]) -> list[Splice]:
+    """Tensors are overwritten where they lie; a config in the metadata may make the header longer."""
+    header = safetensors.scan(path)
+    found = []
+    for edit in edits:
+        if edit.target == "tensor":
+            found += _stored_tensor(header, edit)
+        elif edit.path[: len(safetensors.CONFIG)] != safetensors.CONFIG:
+            raise InputError(f"cannot apply an edit of a {edit.target}", where=f"{path}: {edit.name}")
+    inner = [dataclasses.replace(edit, path=edit.path[2:]) for edit in edits if edit.target == "json"]
+    if inner:
+        text = safetensors.config_text(header)
+        document = json_text.parse(text, f"{path}: config in __metadata__")
+        found += safetensors.with_config(header, _edited(path, text, document, inner))
+    return sorted(found, key=lambda item: item.offset)
+
+
+def _stored_tensor(header: safetensors.Header, edit: Edit) -> list[Splice]:
+    tensor, before, after = header.tensors.get(edit.name), edit.before, edit.after
+    if tensor is None or before is None or after is None or not before.type == after.type == tensor.dtype:
+        raise InputError("has no such tensor to overwrite", where=f"{header.path}: {edit.name}")
+    with open(header.path, "rb", buffering=0) as file:
+        old = os.pread(file.fileno(), tensor.end - tensor.start, tensor.start)
+    new = inv_freq_tensors.encode(after.data, tensor.dtype)
+    if len(new) != len(old) or not np.array_equal(inv_freq_tensors.decode(old, tensor.dtype), before.data):
+        raise _mismatch(header.path, edit, "another list of frequencies")
+    return [Splice(tensor.start, old, new)] if new != old else []

@@ -50,7 +50,8 @@ DROP = re.compile(r"vision|image|mtp|indexer|audio|tokenizer|norm|bias|mask|init
 # Keys that could set the width or the base of some class; which of them do is found by trying.
 WIDTH_KEYS = ("head_dim", "hidden_size", "num_attention_heads", "partial_rotary_factor", "rotary_pct", "rotary_dim",
               "qk_rope_head_dim", "kv_channels", "attention_head_size", "d_model", "n_embd", "n_heads",
-              "global_head_dim", "swa_head_dim", "index_head_dim", "projection_dim", "attention_hidden_size", "qk_head_dim",
+              "global_head_dim", "swa_head_dim", "index_head_dim", "projection_dim", "attention_hidden_size",
+              "qk_head_dim",
               "qk_nope_head_dim", "v_head_dim", "swa_partial_rotary_factor", "rotary_emb_fraction")  # fmt: skip
 BASE_KEYS = ("rope_theta", "rotary_emb_base", "rotary_embedding_base", "rope_local_base_freq", "global_rope_theta",
              "local_rope_theta", "swa_rope_theta", "compress_rope_theta", "rope_ratio")  # fmt: skip
@@ -338,7 +339,8 @@ def accepted(config: Any, before: dict[str, Any]) -> dict[str, Any]:
         if kind == "longrope":
             old.pop("factor")
             specs.append(specs[0] | {"short_mscale": 1.25, "long_mscale": 1.5})
-        specs.append({"type": kind, **old})
+        if walk.line() == "4":
+            specs.append({"type": kind, **old})
         for n, spec in enumerate(specs):
             try:
                 after = walk.rotary(reload(config, spec, group), length=4 * top if kind == "dynamic" else None)
@@ -420,6 +422,8 @@ def changes_layers(model_type: str, config: Any, key: str) -> bool:
 def layout(config: Any, modules: dict[str, Any]) -> str | None:
     """Which channels turn together: "half" (i, i + d/2) or "interleaved" (2i, 2i + 1), by turning unit vectors."""
     group, module = next(iter(modules.items()))
+    if type(module).__name__ in HALF:
+        return "half"
     space = vars(sys.modules[type(module).__module__])
     try:
         cos, sin = rows(module, group if group in walk._layer_types(module) else None)
@@ -427,8 +431,6 @@ def layout(config: Any, modules: dict[str, Any]) -> str | None:
         return None
     if sin is None:
         return "interleaved"  # complex form: torch.view_as_complex takes neighbours
-    if type(module).__name__ in HALF:
-        return "half"
     names = [n for n in ("apply_rotary_pos_emb_interleave", "apply_multimodal_rotary_pos_emb", "apply_rotary_pos_emb",
                          "apply_rotary_emb") if n in space]  # fmt: skip
     if "apply_rotary_pos_emb_interleave" in names and safe_get(config, "rope_interleave") is False:
@@ -445,19 +447,23 @@ def rows(module: Any, layer_type: str | None) -> tuple[Any, Any]:
     """cos and sin of position 1 as the module gives them; sin is None for the complex form."""
     arguments = {} if layer_type is None else {"layer_type": layer_type}
     x = torch.zeros(1, 1, 4)
+    fitted = copy.deepcopy(module)
     if hasattr(module, "mrope_section") and hasattr(module, "inv_freq"):  # class defaults do not always fit
-        third, module = module.inv_freq.numel() // 3, copy.deepcopy(module)
-        module.mrope_section = [module.inv_freq.numel() - 2 * third, third, third]
-    if "seq_len" in inspect.signature(module.forward).parameters:
-        arguments["seq_len"] = 2
-    for shape in ((1, 1), (3, 1, 1)):
-        try:
-            out = module(x, torch.ones(shape, dtype=torch.long), **arguments)
-        except (RuntimeError, IndexError, TypeError, AttributeError):
-            continue
-        if isinstance(out, torch.Tensor):
-            return out, None
-        return out[0].reshape(-1, out[0].shape[-1])[-1:], out[1].reshape(-1, out[1].shape[-1])[-1:]
+        third = module.inv_freq.numel() // 3
+        fitted.mrope_section = [module.inv_freq.numel() - 2 * third, third, third]
+    calls = [
+        lambda m, shape=shape: m(x, torch.ones(shape, dtype=torch.long), **arguments) for shape in ((1, 1), (3, 1, 1))
+    ]
+    calls.append(lambda m: m(x, seq_len=2))
+    for one in (module, fitted):
+        for call in calls:
+            try:
+                out = call(one)
+            except (RuntimeError, IndexError, TypeError, AttributeError):
+                continue
+            if isinstance(out, torch.Tensor):
+                return out, None
+            return tuple(t.reshape(-1, t.shape[-1])[-1:] for t in out)
     raise TypeError("no form of forward fits")
 
 

@@ -10,9 +10,14 @@ from typing import Any
 
 from ropepatch.containers import json_text
 from ropepatch.errors import InputError
+from ropepatch.storage import splice
+from ropepatch.storage.splice import Splice
 
 #: The limit of the safetensors library itself.
 MAX_HEADER = 100 << 20
+#: where a config may stand inside the header: a text under this key of ``__metadata__``
+CONFIG = ("__metadata__", "config")
+_ALIGNMENT = 8
 _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
     "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "F64": 64, "I64": 64, "U64": 64,
@@ -78,3 +83,39 @@ def _tensor(path: Path, name: str, entry: Any, base: int, size: int) -> Tensor:
     if not fits or base + end > size:
         raise InputError(f"tensor {name!r} has an impossible type, shape or offset", where=str(path))
     return Tensor(name, dtype, shape, base + start, base + end)
+
+
+def config_text(header: Header) -> str:
+    """The JSON text under ``config`` in the metadata.
+
+    Raises:
+        InputError: there is none, or it is no text.
+    """
+    text = header.metadata.get(CONFIG[1])
+    if not isinstance(text, str):
+        raise InputError("has no config in its __metadata__", where=str(header.path))
+    return text
+
+
+def with_config(header: Header, text: str) -> list[Splice]:
+    """The splices that put ``text`` under ``config`` in the metadata.
+
+    The header's length, its end's padding (spaces, to a multiple of 8) and that one value change; tensors are
+    addressed from the header's end, so that their entries stay as they are.
+
+    Raises:
+        InputError: the new header would be longer than readers take.
+    """
+    with open(header.path, "rb") as file:
+        old = file.read(header.data_offset)[8:]
+    body = old.rstrip(b" ")
+    new = json_text.set_value(body.decode("utf-8"), CONFIG, text).encode("utf-8")
+    padding = b" " * (-len(new) % _ALIGNMENT)
+    if len(new) + len(padding) > MAX_HEADER:
+        raise InputError(f"the new header would exceed {MAX_HEADER} bytes", where=str(header.path))
+    lengths = [struct.pack("<Q", len(data)) for data in (old, new + padding)]
+    return [
+        *splice.between(*lengths),
+        *splice.between(body, new, 8),
+        *splice.between(old[len(body) :], padding, 8 + len(body)),
+    ]

@@ -1,4 +1,4 @@
-"""How each format spells RoPE. Adding a format is adding a file here and a line to ``_FORMATS``."""
+"""How each format spells RoPE. Adding a format is adding a file here and a line to :func:`open`."""
 
 from __future__ import annotations
 
@@ -21,23 +21,62 @@ def open(ref: str) -> Dialect:
         return _open_folder(path)
     if path.suffix == ".gguf" or _starts_with(path, b"GGUF"):
         return _gguf(path)
+    if path.name.endswith(".safetensors.index.json"):
+        return _open_folder(path.parent)
     if path.suffix == ".json":
-        return _hf(path.parent, path)
-    if path.suffix == ".safetensors" and (path.parent / "config.json").exists():
-        return _hf(path.parent, path.parent / "config.json")
-    raise InputError("is no checkpoint", where=ref, hint="give a .gguf, a config.json, or a folder that holds one")
+        return _json(path)
+    if path.suffix == ".safetensors":
+        return _safetensors(path)
+    raise InputError(
+        "is no checkpoint",
+        where=ref,
+        hint="give a .gguf, a .safetensors, a config.json, a params.json, or a folder that holds one",
+    )
 
 
 def _open_folder(path: Path) -> Dialect:
-    if (path / "config.json").exists():
-        return _hf(path, path / "config.json")
-    ggufs = sorted(path.glob("*.gguf"))
-    if len(ggufs) == 1:
-        return _gguf(ggufs[0])
-    if ggufs:
-        names = ", ".join(file.name for file in ggufs[:5])
-        raise InputError(f"holds {len(ggufs)} GGUF files", where=str(path), hint=f"name one of them: {names}")
-    raise InputError("holds neither config.json nor a GGUF file", where=str(path))
+    for name in ("config.json", "params.json"):
+        if (path / name).exists():
+            return _json(path / name)
+    for suffix in ("gguf", "safetensors"):
+        found = sorted(path.glob(f"*.{suffix}"))
+        if len(found) == 1:
+            return _gguf(found[0]) if suffix == "gguf" else _safetensors(found[0])
+        if found and suffix == "gguf":
+            names = ", ".join(file.name for file in found[:5])
+            raise InputError(f"holds {len(found)} GGUF files", where=str(path), hint=f"name one of them: {names}")
+        if found:
+            raise InputError(f"holds {len(found)} safetensors files and no config.json", where=str(path))
+    raise InputError("holds no config.json, params.json, GGUF or safetensors file", where=str(path))
+
+
+def _json(path: Path) -> Dialect:
+    """A ``params.json`` is known by its name or its keys; everything else is a transformers config."""
+    from ropepatch.containers import json_text
+    from ropepatch.dialects import params_json
+
+    if path.name != "config.json":
+        document = json_text.read(path)[1]
+        if path.name.endswith("params.json") or params_json.is_params(document):
+            return _params(path, params_json.is_meta(document))
+    return _hf(path.parent, path)
+
+
+def _params(path: Path, meta: bool) -> Dialect:
+    from ropepatch.dialects.meta_params import MetaDialect
+    from ropepatch.dialects.mistral_params import MistralDialect
+
+    return (MetaDialect if meta else MistralDialect).open(path.parent, path)
+
+
+def _safetensors(path: Path) -> Dialect:
+    """A shard opens its folder; a file alone says what it can itself."""
+    for name in ("config.json", "params.json"):
+        if (path.parent / name).exists():
+            return _json(path.parent / name)
+    from ropepatch.dialects.safetensors_file import SafetensorsDialect
+
+    return SafetensorsDialect.open(path)
 
 
 def _starts_with(path: Path, magic: bytes) -> bool:

@@ -6,12 +6,13 @@ type), and both at once. The order of precedence is transformers 5's ``convert_r
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ropepatch.containers import json_text
-from ropepatch.dialects import hf_families, hf_scaling
+from ropepatch.dialects import hf_families, hf_scaling, inv_freq_tensors
 from ropepatch.dialects.base import Lowering
 from ropepatch.dialects.hf_families import Entry
 from ropepatch.dialects.hf_section import text_section
@@ -48,6 +49,11 @@ class HfDialect:
         return {(True, True): "both", (True, False): "v4", (False, True): "v5"}.get((old, new), "none")
 
     def lift(self, ref: str) -> RopeProfile:
+        """The profile that the config describes, with what is to know about frequencies stored beside it."""
+        profile = self.lift_config(ref)
+        return dataclasses.replace(profile, notes=(*profile.notes, *inv_freq_tensors.attach(self, profile)))
+
+    def lift_config(self, ref: str) -> RopeProfile:
         """The profile that the config describes."""
         section, notes = self.section, list(self.section.notes)
         if not section.rotates:
@@ -63,7 +69,7 @@ class HfDialect:
             groups[name] = self._group(name, entry, declared, notes, unread)
         return RopeProfile(
             source=Source(ref, "hf", section.model_type, self.layout_version),
-            groups=hf_families.merge_equal(groups),
+            groups=hf_families.merge_equal(groups, entries),
             trained_context=self._trained(groups, declared, notes),
             declared_context=declared,
             nope_layers=hf_families.nope_layers(section),
@@ -125,4 +131,6 @@ class HfDialect:
         """The edits of ``config.json`` that make transformers compute ``after``."""
         from ropepatch.dialects import hf_lower
 
-        return hf_lower.lower(self, before, after, options)
+        edits, notes = hf_lower.lower(self, before, after, options)
+        tensors, more = inv_freq_tensors.edits(self, before, after)
+        return [*edits, *tensors], [*notes, *more]

@@ -262,10 +262,11 @@ FAMILIES: dict[str, Callable[[Section, list[str]], dict[str, Entry]]] = {
 }
 
 
-def merge_equal(groups: dict[str, RopeGroup]) -> dict[str, RopeGroup]:
-    """One ``default`` group where several say the same."""
+def merge_equal(groups: dict[str, RopeGroup], entries: Mapping[str, Entry]) -> dict[str, RopeGroup]:
+    """One ``default`` group where several say the same and a scaling would reach them alike."""
     plain = [dataclasses.replace(group, layers=None, window=None) for group in groups.values()]
-    if len(plain) > 1 and all(group == plain[0] for group in plain):
+    alike = len({entry.reached for entry in entries.values()}) == 1
+    if len(plain) > 1 and alike and all(group == plain[0] for group in plain):
         return {"default": plain[0]}
     return groups
 

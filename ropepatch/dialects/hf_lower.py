@@ -43,6 +43,7 @@ def _spell(
 ) -> tuple[float, dict[str, Any]]:
     """The base and the rope dict (empty for no scaling) that make ``group``."""
     scaling = group.scaling
+    _check_class(dialect, group, options)
     if isinstance(scaling, (Ntk, NtkCritical)) and not options.bake:
         return scaling.theta(group.spectrum()), {}
     if isinstance(scaling, Theta) and not options.bake:
@@ -50,10 +51,39 @@ def _spell(
     rope = None if options.bake and scaling.static and scaling.name != "none" else hf_scaling.spell(scaling)
     if rope is None:
         rope = _baked(dialect, after, group, notes)
+    if rope.get("rope_type") == "yarn" and dialect.section.model_type == "deepseek_v4":
+        rope["attention_factor"] = float(group.scaling.apply(group.spectrum(), None).attention_scale)
     if rope.get("rope_type") == "longrope" and dialect.section.model_type in ("phi3", "phi4_multimodal", "phimoe"):
         # The one spelling that both lines of transformers, mlx-lm and exllamav2 accept for Phi.
         rope = {"type": "longrope", **{k: v for k, v in rope.items() if k in ("short_factor", "long_factor")}}
     return group.rope_theta, rope
+
+
+def rope_type_of(scaling: Method, options: Lowering) -> str | None:
+    """The rope type that a method will be written as; None when only the base changes."""
+    if isinstance(scaling, (Ntk, NtkCritical, Theta)) and not options.bake:
+        return None
+    named = hf_scaling.spell(scaling)
+    if named == {}:
+        return None
+    return "longrope" if named is None or (options.bake and scaling.static) else str(named["rope_type"])
+
+
+def _check_class(dialect: HfDialect, group: RopeGroup, options: Lowering) -> None:
+    """Refuse what transformers' rotary class for this model type ignores or fails on."""
+    kind = rope_type_of(group.scaling, options)
+    if kind is None:
+        return
+    reason = dialect.section.defaults.takes(kind)
+    if reason is None and group.rotary_dim % 2:
+        reason = f"it rotates {group.rotary_dim} dimensions, an odd number"
+    if reason is not None:
+        others = [name for name in hf_scaling.READ if name != "default" and dialect.section.defaults.takes(name) is None]
+        raise MethodUnsupported(
+            f"model type {dialect.section.model_type} does not take rope_type {kind}: {reason}",
+            where=str(dialect.path),
+            hint="ntk and theta change the base alone" + (f"; it takes {', '.join(others)}" if others else ""),
+        )
 
 
 def _baked(dialect: HfDialect, after: RopeProfile, group: RopeGroup, notes: list[str]) -> dict[str, Any]:

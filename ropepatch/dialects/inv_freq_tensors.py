@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -94,26 +94,29 @@ def attach(dialect: Opened, profile: RopeProfile) -> list[str]:
     """What a reader of ``profile`` should know about buffers stored beside it; empty where there are none."""
     notes: list[str] = []
     buffers = find(dialect.root, notes)
-    worst: tuple[float, Buffer, int] | None = None
-    wrong = 0
+    return [*notes, *compare(buffers, profile)]
+
+
+def compare(buffers: Sequence[Buffer], profile: RopeProfile) -> list[str]:
+    """Notes on how stored buffers agree with the frequencies of ``profile``."""
+    notes: list[str] = []
+    wrong: list[tuple[float, Buffer, int]] = []
     for buffer in buffers:
-        group = group_of(profile, buffer.tensor.name)
-        expected = group_frequencies(group).inv_freq
+        expected = group_frequencies(group_of(profile, buffer.tensor.name)).inv_freq
         if expected.shape != buffer.values.shape:
             notes.append(
                 f"{buffer.file}: {buffer.tensor.name} holds {buffer.values.size} frequencies, the config "
                 f"{expected.size}; it is left as it is"
             )
             continue
-        off = np.abs(buffer.values - expected) > tolerance(expected, buffer.tensor.dtype)
+        off = ~(np.abs(buffer.values - expected) <= tolerance(expected, buffer.tensor.dtype))
         if off.any():
-            wrong += 1
-            quotient = np.where(off, ratios(expected, buffer.values), 1.0)
-            pair = int(np.argmax(np.abs(np.log(np.clip(quotient, 1e-30, 1e30)))))
-            if worst is None or abs(math.log(max(quotient[pair], 1e-30))) > worst[0]:
-                worst = (abs(math.log(min(max(quotient[pair], 1e-30), 1e30))), buffer, pair)
-    if worst is not None:
-        notes.append(_disagreement(profile, worst[1], worst[2], wrong, len(buffers)))
+            quotient = np.where(off, np.clip(ratios(expected, buffer.values), 1e-30, 1e30), 1.0)
+            pair = int(np.argmax(np.abs(np.log(quotient))))
+            wrong.append((abs(math.log(quotient[pair])), buffer, pair))
+    if wrong:
+        _, buffer, pair = max(wrong, key=lambda item: item[0])
+        notes.append(_disagreement(profile, buffer, pair, len(wrong), len(buffers)))
     elif buffers:
         notes.append(f"{len(buffers)} frequency buffers are stored as tensors; a patch rewrites them with the config")
     return notes
@@ -148,26 +151,32 @@ def edits(dialect: Opened, before: RopeProfile, after: RopeProfile) -> tuple[lis
     A buffer is rewritten when its group changes; a length-dependent method leaves what it has at the trained length.
     """
     notes: list[str] = []
-    made = []
-    for buffer in find(dialect.root, notes):
-        name = buffer.tensor.name
-        group = group_of(after, name)
-        wanted = group_frequencies(group).inv_freq
-        if group == group_of(before, name):
-            continue
-        if wanted.shape != buffer.values.shape:
-            notes.append(f"{buffer.file}: {name} has another width than the config and is left as it is")
-            continue
-        stored = decode(encode(wanted, buffer.tensor.dtype), buffer.tensor.dtype)
-        if np.any((stored == 0) & (wanted > 0)):
-            notes.append(f"{buffer.file}: {name} is {buffer.tensor.dtype}, too narrow for its slowest pairs: they stop")
-        if not np.array_equal(stored, buffer.values):
-            old, new = (Value(v.tolist(), buffer.tensor.dtype, buffer.tensor.shape) for v in (buffer.values, stored))
-            made.append(Edit(buffer.file, "tensor", (name,), old, new))
+    made = rewrite(find(dialect.root, notes), before, after, notes)
     if made:
         files = ", ".join(sorted({edit.file for edit in made})[:3])
         notes.append(f"{len(made)} stored frequency buffers are rewritten in {files}")
     return made, notes
+
+
+def rewrite(buffers: Sequence[Buffer], before: RopeProfile, after: RopeProfile, notes: list[str]) -> list[Edit]:
+    """The edits that bring ``buffers`` from the frequencies of ``before`` to those of ``after``."""
+    made = []
+    for buffer in buffers:
+        name, dtype = buffer.tensor.name, buffer.tensor.dtype
+        group = group_of(after, name)
+        if group == group_of(before, name):
+            continue
+        wanted = group_frequencies(group).inv_freq
+        if wanted.shape != buffer.values.shape:
+            notes.append(f"{buffer.file}: {name} has another width than the config and is left as it is")
+            continue
+        stored = decode(encode(wanted, dtype), dtype)
+        if np.any((stored == 0) & (wanted > 0)):
+            notes.append(f"{buffer.file}: {name} is {dtype}, too narrow for its slowest pairs: they stop")
+        if not np.array_equal(stored, buffer.values):
+            old, new = (Value(values.tolist(), dtype, buffer.tensor.shape) for values in (buffer.values, stored))
+            made.append(Edit(buffer.file, "tensor", (name,), old, new))
+    return made
 
 
 def group_of(profile: RopeProfile, name: str) -> RopeGroup:
@@ -222,9 +231,14 @@ def _in_file(header: safetensors.Header, name: str, notes: list[str]) -> Iterato
                 continue
             data = os.pread(file.fileno(), tensor.end - tensor.start, tensor.start)
             try:
-                yield Buffer(name, tensor, decode(data, tensor.dtype))
+                values = decode(data, tensor.dtype)
             except KeyError:
                 notes.append(f"{name}: {tensor.name} is {tensor.dtype}; such a buffer is neither read nor rewritten")
+                continue
+            if np.isfinite(values).all():
+                yield Buffer(name, tensor, values)
+            else:
+                notes.append(f"{name}: {tensor.name} holds infinite numbers or none; it is left as it is")
 
 
 def _shards(root: Path, notes: list[str]) -> list[str]:

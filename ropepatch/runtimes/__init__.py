@@ -1,1 +1,105 @@
 """One module a runtime: what an inference engine makes of a checkpoint."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ropepatch.errors import UsageError
+
+if TYPE_CHECKING:
+    from ropepatch.profile import RopeProfile
+    from ropepatch.runtimes.base import Behaviour, Prediction, Runtime
+
+#: module and class of each runtime; imported when asked for
+_RUNTIMES = {
+    "transformers": ("hf_transformers", "Transformers"),
+    "vllm": ("vllm", "Vllm"),
+    "sglang": ("sglang", "Sglang"),
+    "tgi": ("tgi", "Tgi"),
+    "llama.cpp": ("llama_cpp", "LlamaCpp"),
+    "ollama": ("ollama", "Ollama"),
+    "mlx-lm": ("mlx_lm", "MlxLm"),
+    "exllamav3": ("exllamav3", "Exllamav3"),
+    "exllamav2": ("exllamav2", "Exllamav2"),
+}
+NAMES = tuple(_RUNTIMES)
+
+
+def _class(name: str) -> Any:
+    module, attribute = _RUNTIMES[name]
+    return getattr(importlib.import_module(f"ropepatch.runtimes.{module}"), attribute)
+
+
+def behaviours(name: str) -> tuple[Behaviour, ...]:
+    """The spans of releases of ``name`` that read a checkpoint differently, oldest first."""
+    found: tuple[Behaviour, ...] = _class(name).behaviours
+    return found
+
+
+def get(spec: str) -> Runtime:
+    """The runtime that ``spec`` names: ``vllm``, or ``vllm@0.29`` for a release.
+
+    Without a release it is the newest that ropepatch knows.
+
+    Raises:
+        UsageError: name or release is unknown; the message lists those that are known.
+    """
+    name, _, release = spec.partition("@")
+    if name not in _RUNTIMES:
+        raise UsageError(f"unknown runtime {name!r}", hint=f"known: {', '.join(NAMES)}")
+    known = behaviours(name)
+    made: Runtime
+    if not release:
+        made = _class(name)(known[-1].newest)
+        return made
+    if not re.fullmatch(r"\d+(\.\d+){0,3}", release):
+        raise UsageError(f"{spec!r} names no release", hint=f"write for example {name}@{_text(known[-1].newest)}")
+    version = tuple(int(part) for part in release.split("."))
+    if version < known[0].since:
+        raise UsageError(f"{spec!r} is older than what is known", hint=_spans(name, known))
+    made = _class(name)(version)
+    return made
+
+
+def _text(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+def _spans(name: str, known: tuple[Behaviour, ...]) -> str:
+    return f"known of {name}: {', '.join(span.label for span in known)}"
+
+
+def predict(
+    runtime: str,
+    profile: RopeProfile | None,
+    config: Mapping[str, Any] | None,
+    length: int | None = None,
+    where: str = "config.json",
+) -> dict[str, Prediction]:
+    """What ``runtime`` makes of a checkpoint, by group name.
+
+    Args:
+        runtime: a name, with or without a release.
+        profile: the lifted profile; None where the HF dialect cannot lift the file.
+        config: the whole ``config.json`` as spelled; None for a GGUF file.
+        length: tokens; None means what the engine does when nobody names a length.
+        where: the file, for messages.
+
+    Raises:
+        UsageError: the runtime is unknown.
+        RuntimeRejects: it refuses the checkpoint, crashes on it, or does not read its format.
+        InputError: the file holds values that no engine can compute with.
+    """
+    from ropepatch.runtimes.base import Source, named_as
+
+    engine = get(runtime)
+    source = Source(config or {}, profile, where)
+    if source.format not in engine.reads_formats:
+        from ropepatch.errors import RuntimeRejects
+
+        wanted = "a GGUF file" if "gguf" in engine.reads_formats else "a Hugging Face folder"
+        raise RuntimeRejects(f"{engine.name} does not read this format; it takes {wanted}", where=where)
+    return named_as(profile, engine.predict(source, length))

@@ -122,3 +122,17 @@ class Engine:
     def rejects(self, what: str, where: str, hint: str | None = None) -> RuntimeRejects:
         """The error to raise when the engine does not load the file."""
         return RuntimeRejects(f"{self} {what}", where=where, hint=hint)
+
+
+def named_as(profile: RopeProfile | None, predictions: dict[str, Prediction]) -> dict[str, Prediction]:
+    """The predictions under the profile's group names, where the profile joins groups that the engine keeps apart."""
+    if profile is None or set(predictions) == set(profile.groups) or len(predictions) < 2:
+        return predictions
+    first, *rest = predictions.values()
+    alike = all(
+        other.inv_freq.shape == first.inv_freq.shape
+        and bool((other.inv_freq == first.inv_freq).all())
+        and other.attention_scale == first.attention_scale
+        for other in rest
+    )
+    return {next(iter(profile.groups)): first} if alike and len(profile.groups) == 1 else predictions

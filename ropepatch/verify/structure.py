@@ -165,14 +165,64 @@ def json_reader(output: Path, edits: Sequence[Edit]) -> str:
     """
     import json
 
-    document = json.loads(output.read_text("utf-8"))
+    _hold(json.loads(output.read_text("utf-8")), edits, 0, output)
+    return f"{len(edits)} edits read back as meant"
+
+
+def _hold(document: Any, edits: Iterable[Edit], skipped: int, output: Path) -> None:
+    """Raise :class:`CheckFailed` where ``document`` has another value than an edit says, below ``skipped`` keys."""
     for edit in edits:
         found: Any = document
-        for key in edit.path:
+        for key in edit.path[skipped:]:
             found = found.get(key) if isinstance(found, Mapping) else None
         if found != (None if edit.after is None else edit.after.data):
             raise CheckFailed(f"{edit.name} is {found!r:.80} after writing", where=str(output))
-    return f"{len(edits)} edits read back as meant"
+
+
+def safetensors_reader(output: Path, edits: Sequence[Edit]) -> str:
+    """Read the edited tensors and the config in the metadata with the safetensors library.
+
+    Its numpy interface cannot show bfloat16: for such a tensor it vouches for type and shape, and the bytes are read
+    from where the header says.
+
+    Raises:
+        CheckFailed: it cannot read the file, or sees another value.
+    """
+    import json
+
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(output, framework="numpy") as handle:
+            for edit in edits:
+                if edit.target == "tensor":
+                    _hold_tensor(handle, edit, output)
+            inner = [edit for edit in edits if edit.target == "json"]
+            if inner:
+                _hold(json.loads((handle.metadata() or {}).get("config", "")), inner, 2, output)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckFailed(f"safetensors cannot read it: {error}", where=str(output)) from None
+    return f"safetensors reads {len(edits)} edits as meant"
+
+
+def _hold_tensor(handle: Any, edit: Edit, output: Path) -> None:
+    import numpy as np
+
+    from ropepatch.containers import safetensors
+    from ropepatch.dialects import inv_freq_tensors
+
+    want = edit.after
+    part = handle.get_slice(edit.name)
+    if want is None or (part.get_dtype(), tuple(part.get_shape())) != (want.type, want.shape):
+        raise CheckFailed(f"{edit.name} is {part.get_dtype()} {part.get_shape()} after writing", where=str(output))
+    if want.type == "BF16":
+        tensor = safetensors.scan(output).tensors[edit.name]
+        with open(output, "rb", buffering=0) as file:
+            have = inv_freq_tensors.decode(os.pread(file.fileno(), tensor.end - tensor.start, tensor.start), "BF16")
+    else:
+        have = np.asarray(handle.get_tensor(edit.name), np.float64).reshape(-1)
+    if not np.array_equal(have, np.asarray(want.data, np.float64)):
+        raise CheckFailed(f"the safetensors library reads other values of {edit.name} than meant", where=str(output))
 
 
 def weights_reader(files: Sequence[Path]) -> str:
@@ -213,13 +263,14 @@ def check(patch: Patch, source: Bundle, output: Bundle, splices: Mapping[str, li
     for name, items in splices.items():
         old, new = source.path(name), output.path(new_name[name])
         edits = [edit for edit in patch.edits if edit.file == name]
-        reader = json_reader if new.suffix == ".json" else gguf_reader
+        reader = {".json": json_reader, ".safetensors": safetensors_reader}.get(new.suffix, gguf_reader)
         report.passed("reader", reader(new, edits))
         if old != new:
             report.passed("unchanged", unchanged_bytes(old, new, items, full=full))
     weights = [output.path(name) for name in output.names if name.endswith(".safetensors")]
     if weights := [path for path in weights if path.exists()]:
         report.passed("weights", weights_reader(weights))
-    reread = ropepatch.checkpoint.open(output.anchor).profile
+    named = new_name.get(Path(patch.ref).name) if not Path(patch.ref).is_dir() else None
+    reread = ropepatch.checkpoint.open(output.path(named) if named else output.anchor).profile
     report.passed("frequencies", frequencies(patch.after, reread, output.anchor))
     return report

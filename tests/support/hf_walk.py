@@ -65,7 +65,7 @@ OWNERS: dict[tuple[str, str], tuple[str, tuple[int, ...], dict[str, str]]] = {
     ("4", "gemma3_text"):        ("Gemma3TextModel", (), TWO),
     ("4", "gemma3n_text"):       ("Gemma3nTextModel", (), TWO),
     ("4", "olmo3"):              ("Olmo3Model", (), {g: f"rotary_embs.{g}" for g in TWO}),
-    ("4", "modernbert"):         ("ModernBertModel", (), {g: "layers.{layer}.attn.rotary_emb" for g in TWO}),
+    ("4", "modernbert"):         ("ModernBertModel", (), dict.fromkeys(TWO, "layers.{layer}.attn.rotary_emb")),
     ("4", "modernbert-decoder"): ("ModernBertDecoderModel", (), {"full_attention": "global_rotary_emb",
                                                                  "sliding_attention": "local_rotary_emb"}),
     ("5", "molmo2_text"):        ("Molmo2TextModel", (), {"scaled": "rotary_emb", "unscaled": "rotary_emb_unscaled"}),

@@ -1,0 +1,85 @@
+"""Every runtime's prediction against what that runtime computed (48 configs, eleven releases)."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ropepatch import runtimes
+from ropepatch.errors import RuntimeRejects
+
+DATA = Path(__file__).parent.parent / "data" / "runtimes"
+RELEASES = {
+    "transformers@4.48.3": "transformers_4.48.3",
+    "transformers@4.53.3": "transformers_4.53.3",
+    "transformers@4.57.6": "transformers_4.57.6",
+    "transformers@5.0.0": "transformers_5.0.0",
+    "transformers@5.23.0": "transformers_5.23.0",
+    "vllm@0.33.0": "vllm_0.33.0",
+    "sglang@0.5.23": "sglang_0.5.23",
+    "tgi@3.3.7": "tgi_3.3.7",
+    "mlx-lm@0.32.2": "mlx-lm_0.32.2",
+    "exllamav3@1.4.1": "exllamav3_1.4.1",
+    "exllamav2@0.3.2": "exllamav2_0.3.2",
+}
+RTOL = 2e-5
+
+
+@cache
+def load(name: str) -> Any:
+    """One file of recordings."""
+    with gzip.open(DATA / f"{name}.json.gz", "rt", encoding="utf-8") as stream:
+        return json.load(stream)
+
+
+CASES: dict[str, dict[str, Any]] = dict(load("cases"))
+CELLS = [(spec, case) for spec in RELEASES for case in CASES]
+
+
+def long_length(config: dict[str, Any], cell: dict[str, Any]) -> int:
+    """The length at which a cell's long values were taken: the declared context, four times it for ``dynamic``."""
+    if "L" in cell:
+        return int(cell["L"])
+    rope = config.get("rope_scaling") or {}
+    declared = int(config["max_position_embeddings"])
+    return declared * 4 if "dynamic" in (rope.get("rope_type"), rope.get("type")) else declared
+
+
+def as_recorded(spec: str, cell: dict[str, Any], config: dict[str, Any], *, beyond: bool) -> float:
+    """What the recorded buffer has to be multiplied by to be what the engine turns by.
+
+    TGI's Phi3LongRoPEScaledRotaryEmbedding multiplies the angles by the mscales when it fills its table; the recording
+    took the buffer from before that.
+    """
+    if spec.startswith("tgi@") and cell.get("type") == "Phi3LongRoPEScaledRotaryEmbedding":
+        return float(config["rope_scaling"]["long_mscale" if beyond else "short_mscale"])
+    return 1.0
+
+
+@pytest.mark.parametrize(("spec", "case"), CELLS, ids=[f"{spec}-{case}" for spec, case in CELLS])
+def test_prediction_is_what_the_runtime_computed(spec: str, case: str) -> None:
+    """A release refuses what it refused, and turns by the recorded frequencies and magnitude, short and long."""
+    config, cell = CASES[case], load(RELEASES[spec])[case]
+    if "err" in cell:
+        with pytest.raises(RuntimeRejects):
+            runtimes.predict(spec, None, config)
+        return
+    short = runtimes.predict(spec, None, config)["default"]
+    factor = as_recorded(spec, cell, config, beyond=False)
+    np.testing.assert_allclose(short.inv_freq, np.asarray(cell["inv"]) * factor, rtol=RTOL, atol=0)
+    assert math.isclose(short.attention_scale, cell["att"], rel_tol=RTOL)
+    for key in ("max_model_len", "ctx"):
+        if key in cell:
+            assert short.context == cell[key]
+    if "inv_long" in cell:
+        long = runtimes.predict(spec, None, config, long_length(config, cell))["default"]
+        factor = as_recorded(spec, cell, config, beyond=True)
+        np.testing.assert_allclose(long.inv_freq, np.asarray(cell["inv_long"]) * factor, rtol=RTOL, atol=0)
+        assert math.isclose(long.attention_scale, cell.get("att_long", cell["att"]), rel_tol=RTOL)
