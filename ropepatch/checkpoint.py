@@ -108,7 +108,9 @@ class Checkpoint:
         except ParameterError as error:
             raise UsageError(str(error)) from None
         after_group = self._extended(start, scaling, existing)
-        declared = length or (round(factor * trained) if trained and wants_factor else before.declared_context)
+        declared = length or before.declared_context
+        if trained and (wants_factor or method == "none"):
+            declared = length or round(factor * trained)
         if declared is not None and declared > MAX_CONTEXT:
             raise UsageError(f"a context of {declared} tokens does not fit any format (limit {MAX_CONTEXT})")
         keeps_trained = existing == "compose" and before.trained_context is not None
@@ -139,7 +141,9 @@ class Checkpoint:
         for name in ("full_attention", "default"):
             if name in profile.groups:
                 return name
-        return next((name for name, group in profile.groups.items() if not group.window), next(iter(profile.groups)))
+        reached = [name for name, group in profile.groups.items() if group.scalable is not False]
+        full = [name for name in reached if not profile.groups[name].window]
+        return next(iter([*full, *reached, *profile.groups]))
 
     def _check_reach(self, group: RopeGroup, name: str, method: str) -> None:
         """A layer that sees no farther than its window gains nothing from a longer context."""

@@ -19,6 +19,7 @@ from ropepatch._version import __version__
 from ropepatch.containers import json_text
 from ropepatch.errors import InputError
 from ropepatch.patch import Edit, Patch
+from ropepatch.profile import RopeProfile
 from ropepatch.storage.splice import Splice
 
 SCHEMA = "ropepatch.manifest/1"
@@ -123,8 +124,8 @@ def build(
     """
     internal: dict[str, Any] = {
         "edits": [edit.to_json() for edit in patch.edits],
-        "before": patch.before.to_json(),
-        "after": patch.after.to_json(),
+        "before": _portable(patch.before, patch.root),
+        "after": _portable(patch.after, patch.root),
         "ropepatch_splices": {name: [splice.to_json() for splice in items] for name, items in splices.items()},
     }
     if previous is not None:
@@ -169,6 +170,15 @@ def build(
             },
         }
     )
+
+
+def _portable(profile: RopeProfile, root: Path | None) -> dict[str, Any]:
+    """A profile without the folders of this machine: manifests are published."""
+    document = profile.to_json()
+    document["source"]["ref"] = Path(profile.source.ref).name if root is not None else profile.source.ref
+    if root is not None:
+        document["notes"] = [note.replace(f"{root}{os.sep}", "") for note in profile.notes]
+    return document
 
 
 def now() -> datetime.datetime:

@@ -47,6 +47,7 @@ class RopeGroup:
         factors: the divisors as the file holds them, where ``scaling`` names the method that they equal.
         softmax_scale: extra factor on the softmax scale that the scaling brings (DeepSeek's MLA).
         query_temperature: position-dependent query scaling: ``{"scale", "length"}``.
+        scalable: False where no scaling in the file reaches these layers; None else.
     """
 
     rope_theta: float
@@ -60,6 +61,7 @@ class RopeGroup:
     factors: tuple[float, ...] | None = None
     softmax_scale: float | None = None
     query_temperature: Mapping[str, float] | None = None
+    scalable: bool | None = None
 
     def spectrum(self) -> Spectrum:
         """The plain rotation of this group, before any scaling."""

@@ -51,8 +51,8 @@ DROP = re.compile(r"vision|image|mtp|indexer|audio|tokenizer|norm|bias|mask|init
 WIDTH_KEYS = ("head_dim", "hidden_size", "num_attention_heads", "partial_rotary_factor", "rotary_pct", "rotary_dim",
               "qk_rope_head_dim", "kv_channels", "attention_head_size", "d_model", "n_embd", "n_heads",
               "global_head_dim", "swa_head_dim", "index_head_dim", "projection_dim", "attention_hidden_size",
-              "qk_head_dim",
-              "qk_nope_head_dim", "v_head_dim", "swa_partial_rotary_factor", "rotary_emb_fraction")  # fmt: skip
+              "qk_head_dim", "qk_nope_head_dim", "v_head_dim", "swa_partial_rotary_factor",
+              "rotary_emb_fraction")  # fmt: skip
 BASE_KEYS = ("rope_theta", "rotary_emb_base", "rotary_embedding_base", "rope_local_base_freq", "global_rope_theta",
              "local_rope_theta", "swa_rope_theta", "compress_rope_theta", "rope_ratio")  # fmt: skip
 LAYER_KEYS = ("sliding_window_pattern", "_sliding_window_pattern", "layer_types", "use_sliding_window",
@@ -96,7 +96,8 @@ ROTATES = {
 
 
 # Classes whose forward takes no positions; their sources join the two halves.
-HALF = {"ClvpRotaryPositionalEmbedding", "Wav2Vec2BertRotaryPositionalEmbedding", "RotaryEmbedding", "IdeficsEmbedding",
+HALF = {"ClvpRotaryPositionalEmbedding", "Wav2Vec2BertRotaryPositionalEmbedding", "RotaryEmbedding",
+        "IdeficsEmbedding", "PhimoeRotaryEmbedding",
         "Wav2Vec2ConformerRotaryPositionalEmbedding", "SeamlessM4TConformerRotaryPositionalEmbedding"}  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 from collections.abc import Sequence
@@ -50,8 +49,10 @@ class Program(click.Group):
         """As click does it, with a suggestion for a mistyped name."""
         name = args[0]
         if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
+            import difflib
+
             near = difflib.get_close_matches(name.lower(), COMMANDS, n=1)
-            suggestion = f", did you mean {near[0]!r}?" if near else f"; the commands are: {', '.join(COMMANDS)}"
+            suggestion = f" (did you mean {near[0]!r}?)" if near else f"; the commands are: {', '.join(COMMANDS)}"
             raise click.UsageError(f"no such command {name!r}{suggestion}", ctx)
         return super().resolve_command(ctx, args)
 

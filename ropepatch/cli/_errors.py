@@ -66,7 +66,7 @@ def translated(error: BaseException) -> RopepatchError:
         return error
     if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx else "ropepatch"
-        return UsageError(_one_line(error.format_message()), hint=f"see {command} --help")
+        return UsageError(_one_line(error.format_message()).rstrip("."), hint=f"see {command} --help")
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
         return _Interrupted("interrupted")
     if isinstance(error, click.ClickException):

@@ -113,9 +113,8 @@ def with_config(header: Header, text: str) -> list[Splice]:
     padding = b" " * (-len(new) % _ALIGNMENT)
     if len(new) + len(padding) > MAX_HEADER:
         raise InputError(f"the new header would exceed {MAX_HEADER} bytes", where=str(header.path))
-    lengths = [struct.pack("<Q", len(data)) for data in (old, new + padding)]
     return [
-        *splice.between(*lengths),
+        *splice.between(struct.pack("<Q", len(old)), struct.pack("<Q", len(new) + len(padding))),
         *splice.between(body, new, 8),
         *splice.between(old[len(body) :], padding, 8 + len(body)),
     ]

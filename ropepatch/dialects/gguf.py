@@ -300,11 +300,8 @@ class GgufDialect:
             window=int(window),
             scaling=scaling if row.swa == "same" else NoScaling(),
         )
-        if (
-            local.rope_theta == full.rope_theta
-            and local.scaling == full.scaling
-            and local.rotary_dim == full.rotary_dim
-        ):
+        alike = local.rope_theta == full.rope_theta and local.rotary_dim == full.rotary_dim
+        if alike and local.scaling == full.scaling and row.swa == "same":
             return {"default": full}
         sliding, rest = self._layers()
         return {

@@ -57,8 +57,7 @@ def lower(
     _check_sliding(dialect, row, after)
     spelling = _spell(dialect, row, old, new, options)
     spelling.keys.update(_contexts(after, spelling))
-    if "sliding_attention" in before.groups or row.swa != "-":
-        _pin_sliding_base(dialect, row, old, spelling)
+    _sliding_base(dialect, row, before, old, spelling)
     if "rope.scaling.attn_factor" in spelling.keys or "yarn" in str(spelling.keys.get("rope.scaling.type")):
         notes.append(
             "do not use --context-shift, --cache-reuse or --grp-attn-n with this file: llama.cpp multiplies the "
@@ -218,20 +217,32 @@ def _contexts(after: RopeProfile, spelling: _Spelling) -> dict[str, tuple[str, A
     return keys
 
 
-def _pin_sliding_base(dialect: GgufDialect, row: Row, old: RopeGroup, spelling: _Spelling) -> None:
-    """Keep sliding layers at their base where llama.cpp would copy a changed one."""
+def _sliding_base(dialect: GgufDialect, row: Row, before: RopeProfile, old: RopeGroup, spelling: _Spelling) -> None:
+    """Keep a group of sliding layers at its base where llama.cpp would copy a changed one; else let them follow."""
+    base = spelling.keys.get("rope.freq_base")
     absent = dialect.header.get(dialect.key("rope.freq_base_swa")) is None
-    slides = row.swa != "-" and bool(dialect.number("attention.sliding_window"))
-    if slides and row.swa_base == "copy" and absent and spelling.keys.get("rope.freq_base"):
+    if not base or row.swa_base in ("-", "main"):
+        return
+    if "sliding_attention" not in before.groups:
+        if not absent:
+            spelling.keys["rope.freq_base_swa"] = base
+    elif absent and row.swa_base == "copy":
         spelling.keys["rope.freq_base_swa"] = ("FLOAT32", old.rope_theta)
 
 
 def _check_sliding(dialect: GgufDialect, row: Row, after: RopeProfile) -> None:
     groups = after.groups
-    if row.swa != "same" or "sliding_attention" not in groups:
+    if "sliding_attention" not in groups:
         return
     full = groups["full_attention"].scaling
-    if full != groups["sliding_attention"].scaling and full.name in ("linear", "yarn"):
+    if row.swa_base == "main" and isinstance(full, (Ntk, NtkCritical, Theta)):
+        raise MethodUnsupported(
+            f"llama.cpp takes rope.freq_base for the sliding layers of {dialect.architecture} too, which would change",
+            where=str(dialect.path),
+            hint="linear and yarn change the full-attention layers alone",
+        )
+    same = row.swa == "same" and full != groups["sliding_attention"].scaling
+    if same and full.name in ("linear", "yarn"):
         raise MethodUnsupported(
             f"llama.cpp applies the factor to the sliding layers of {dialect.architecture} too",
             where=str(dialect.path),

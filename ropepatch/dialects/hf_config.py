@@ -44,7 +44,8 @@ class HfDialect:
     def layout_version(self) -> str:
         """``v4``, ``v5``, ``both``, or ``none`` when the config spells no scaling and no base."""
         given = self.section.given
-        old = any(given.get(key) is not None for key in ("rope_theta", "rope_scaling", *hf_families.THETA_KEYS))
+        beside = [key for key in ("rope_theta", *hf_families.THETA_KEYS) if key not in self.section.own_keys]
+        old = any(given.get(key) is not None for key in ("rope_scaling", *beside))
         new = given.get("rope_parameters") is not None
         return {(True, True): "both", (True, False): "v4", (False, True): "v5"}.get((old, new), "none")
 
@@ -82,7 +83,7 @@ class HfDialect:
     ) -> RopeGroup:
         where = f"{self.path}: {'.'.join((*self.section.path, *entry.key))}"
         context = hf_scaling.Context(where, declared, entry.original, notes)
-        scaling = hf_scaling.lift(entry.rope, context)
+        scaling = entry.scaling or hf_scaling.lift(entry.rope, context)
         kind = hf_scaling.rope_type(entry.rope, where)
         unread |= {".".join((*entry.key, key)): v for key, v in hf_scaling.unread(entry.rope, kind).items()}
         sections = entry.rope.get("mrope_section")
@@ -95,6 +96,7 @@ class HfDialect:
             window=entry.window,
             mrope_section=tuple(sections) if isinstance(sections, list) else None,
             scaling=scaling,
+            scalable=None if entry.reached else False,
             softmax_scale=hf_families.softmax_scale(self.section, scaling),
             query_temperature=hf_families.query_temperature(self.section, entry.rope),
         )

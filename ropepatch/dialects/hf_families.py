@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ropepatch.dialects import hf_remote
 from ropepatch.dialects.hf_section import MAX_LAYERS, MAX_WIDTH, THETA_KEYS, Section, text_section
 from ropepatch.errors import InputError
 from ropepatch.methods.base import Method, yarn_attention
@@ -36,6 +37,7 @@ class Entry:
         layers: the layers that use it.
         window: their sliding window.
         reached: whether a scaling in the file reaches this group.
+        scaling: the method in force where no rope dict spells it.
     """
 
     rope: Mapping[str, Any]
@@ -48,6 +50,7 @@ class Entry:
     layers: tuple[int, ...] | None = None
     window: int | None = None
     reached: bool = True
+    scaling: Method | None = None
 
     def rotary_dim(self, kind: str) -> int:
         """The dimensions that rotate under a rope type."""
@@ -79,9 +82,9 @@ def default_dict(section: Section) -> Mapping[str, Any]:
 
 def entries(section: Section, notes: list[str]) -> dict[str, Entry]:
     """Every set of frequencies of the text model, by group name."""
-    family = FAMILIES.get(section.model_type)
-    if family is not None:
-        return family(section, notes)
+    family = FAMILIES.get(section.model_type) or hf_remote.FAMILIES.get(section.model_type)
+    if family is not None and (found := family(section, notes)) is not None:
+        return found
     names = section.defaults.facts.get("groups")
     rope, key = rope_dict(section)
     if names and not str(names[0]).startswith("theta="):
@@ -110,7 +113,8 @@ def _grouped(section: Section, name: str, rope: Mapping[str, Any], key: tuple[st
     reached = name in _reached(section)
     if any(isinstance(value, Mapping) for value in rope.values()):
         own = rope.get(name)
-        return entry(section, own if isinstance(own, Mapping) else default, (*key, name), name)
+        found = entry(section, own if isinstance(own, Mapping) else default, (*key, name), name)
+        return dataclasses.replace(found, reached=reached)
     flat = {**{k: v for k, v in default.items() if k not in ("rope_theta", "rope_type")}, **rope}
     if rope and reached:
         return dataclasses.replace(entry(section, flat, key, name), reached=True)
@@ -244,7 +248,10 @@ def _deepseek_v4(section: Section, notes: list[str]) -> dict[str, Entry]:
     """DeepSeek-V4: ``main`` for sliding layers is never scaled, ``compress`` for compressed ones takes the scaling."""
     rope, key = rope_dict(section)
     if any(isinstance(rope.get(name), Mapping) for name in ("main", "compress")):
-        return {name: entry(section, rope.get(name) or {}, (*key, name), name) for name in ("main", "compress")}
+        return {
+            "main": dataclasses.replace(entry(section, rope.get("main") or {}, (*key, "main"), "main"), reached=False),
+            "compress": entry(section, rope.get("compress") or {}, (*key, "compress"), "compress"),
+        }
     compress = section.number("compress_rope_theta") or 160000.0
     scaled = {k: v for k, v in rope.items() if k != "rope_theta"}
     if scaled.get("rope_type", scaled.get("type")) == "yarn":

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ropepatch.dialects import factors as factor_lists
-from ropepatch.dialects import hf_families, hf_scaling
+from ropepatch.dialects import hf_families, hf_remote, hf_scaling
 from ropepatch.dialects.base import Lowering
 from ropepatch.errors import MethodUnsupported
 from ropepatch.methods.base import Method
-from ropepatch.methods.linear import Linear
 from ropepatch.methods.longrope import LongRope
-from ropepatch.methods.ntk import Dynamic, Ntk, NtkCritical
+from ropepatch.methods.ntk import Ntk, NtkCritical
 from ropepatch.methods.plain import Theta
+from ropepatch.methods.yarn import Yarn
 from ropepatch.patch import Edit, Value, difference
 from ropepatch.profile import RopeGroup, RopeProfile
 
@@ -31,10 +32,13 @@ def lower(
     notes: list[str] = []
     changed = [name for name in after.groups if after.groups[name] != before.groups[name]]
     wanted: dict[tuple[str, ...], Any] = {}
+    kinds: set[str] = set()
     for name in changed:
-        theta, rope = _spell(dialect, after, after.groups[name], options, notes)
-        wanted |= _place(dialect, name, theta, rope, options)
-    wanted |= _contexts(dialect, after, changed, notes)
+        baked = dataclasses.replace(options, bake=_has_to_bake(dialect, name, after.groups[name], options))
+        theta, rope = _spell(dialect, after, after.groups[name], baked, notes)
+        kinds.add(str(rope.get("rope_type", rope.get("type", "default"))))
+        wanted |= hf_remote.placed(dialect.section, _place(dialect, name, theta, rope, options), theta)
+    wanted |= _contexts(dialect, after, changed, kinds, notes)
     return _edits(dialect, wanted), notes
 
 
@@ -54,9 +58,35 @@ def _spell(
     if rope.get("rope_type") == "yarn" and dialect.section.model_type == "deepseek_v4":
         rope["attention_factor"] = float(group.scaling.apply(group.spectrum(), None).attention_scale)
     if rope.get("rope_type") == "longrope" and dialect.section.model_type in ("phi3", "phi4_multimodal", "phimoe"):
-        # The one spelling that both lines of transformers, mlx-lm and exllamav2 accept for Phi.
-        rope = {"type": "longrope", **{k: v for k, v in rope.items() if k in ("short_factor", "long_factor")}}
+        rope = _spell_phi(after, rope, notes)
     return group.rope_theta, rope
+
+
+def _spell_phi(after: RopeProfile, rope: dict[str, Any], notes: list[str]) -> dict[str, Any]:
+    """The one spelling that both lines of transformers, mlx-lm and exllamav2 accept for Phi."""
+    block = {"type": "longrope", **{k: v for k, v in rope.items() if k in ("short_factor", "long_factor")}}
+    attention, original, declared = rope.get("attention_factor"), after.trained_context, after.declared_context
+    if attention is not None:
+        lists, known = (1.0,), bool(original and declared and original > 1)
+        usual = LongRope(lists, lists, original, declared / original).attention if known else None
+        if usual is None or abs(attention / usual - 1) > 1e-9:
+            block["attention_factor"] = attention
+            notes.append("transformers 4 refuses attention_factor in a Phi config; this one needs transformers 5")
+    return block
+
+
+def _has_to_bake(dialect: HfDialect, name: str, group: RopeGroup, options: Lowering) -> bool:
+    """Whether the method has to be written as factors: asked for, or its rope type would be refused or misread."""
+    kind = rope_type_of(group.scaling, options)
+    if options.bake or kind is None or not group.scaling.static:
+        return options.bake
+    if isinstance(group.scaling, Yarn) and not group.scaling.truncate and name != "default":
+        return True  # transformers 5.23 looks for truncate beside the layer types, not in their dicts
+    return _refusal(dialect, kind) is not None and _refusal(dialect, "longrope") is None
+
+
+def _refusal(dialect: HfDialect, kind: str) -> str | None:
+    return hf_remote.takes(dialect.section, kind) or dialect.section.defaults.takes(kind)
 
 
 def rope_type_of(scaling: Method, options: Lowering) -> str | None:
@@ -74,11 +104,12 @@ def _check_class(dialect: HfDialect, group: RopeGroup, options: Lowering) -> Non
     kind = rope_type_of(group.scaling, options)
     if kind is None:
         return
-    reason = dialect.section.defaults.takes(kind)
+    reason = _refusal(dialect, kind)
     if reason is None and group.rotary_dim % 2:
         reason = f"it rotates {group.rotary_dim} dimensions, an odd number"
     if reason is not None:
-        others = [name for name in hf_scaling.READ if name != "default" and dialect.section.defaults.takes(name) is None]
+        kinds = [kind for kind in hf_scaling.READ if kind != "default" and hf_remote.takes(dialect.section, kind) is None]
+        others = [kind for kind in kinds if dialect.section.defaults.takes(kind) is None]
         raise MethodUnsupported(
             f"model type {dialect.section.model_type} does not take rope_type {kind}: {reason}",
             where=str(dialect.path),
@@ -128,9 +159,11 @@ def _place(
     if "v5" in layouts:
         typed = {"rope_type": rope.get("rope_type", rope.get("type", "default"))}
         block = {**typed, "rope_theta": theta, **{k: v for k, v in rope.items() if k != "type"}, **kept}
-        wanted[("rope_parameters", name) if nested or name != "default" else ("rope_parameters",)] = block
-        if "v4" not in layouts and given.get("rope_theta") is not None:
-            wanted[("rope_theta",)] = None
+        by_type = nested or isinstance(hf_families.default_dict(dialect.section).get(name), Mapping)
+        wanted[("rope_parameters", name) if by_type else ("rope_parameters",)] = block
+        for key in ("rope_theta", *hf_families.THETA_KEYS):
+            if "v4" not in layouts and given.get(key) is not None and key not in dialect.section.own_keys:
+                wanted[(key,)] = None
     elif given.get("rope_parameters") is not None:
         wanted[("rope_parameters",)] = None
     return wanted
@@ -159,13 +192,9 @@ _NULL = _Null()
 
 
 def theta_key(dialect: HfDialect, name: str) -> str:
-    """The top-level key that holds the base of a group."""
-    given = dialect.section.given
-    if name == "sliding_attention":
-        return "local_rope_theta" if "modernbert" in dialect.section.model_type else "rope_local_base_freq"
-    if "modernbert" in dialect.section.model_type:
-        return "global_rope_theta"
-    return next((key for key in hf_families.THETA_KEYS if given.get(key) is not None), "rope_theta")
+    """The top-level key that holds the base of a group: the one in the file, else the class's first."""
+    keys = hf_families.theta_keys(dialect.section, name)
+    return next((key for key in keys if dialect.section.given.get(key) is not None), keys[0])
 
 
 def _current_theta(dialect: HfDialect, name: str) -> float | None:
@@ -174,13 +203,14 @@ def _current_theta(dialect: HfDialect, name: str) -> float | None:
 
 
 def _contexts(
-    dialect: HfDialect, after: RopeProfile, changed: list[str], notes: list[str]
+    dialect: HfDialect, after: RopeProfile, changed: list[str], kinds: set[str], notes: list[str]
 ) -> dict[tuple[str, ...], Any]:
     wanted: dict[tuple[str, ...], Any] = {}
     scalings: list[Method] = [after.groups[name].scaling for name in changed]
     declared = after.declared_context
-    multiplied = any(isinstance(s, (Linear, Dynamic)) for s in scalings)
-    if multiplied and dialect.section.model_type not in _NOT_MULTIPLIED and after.trained_context:
+    # transformers starts a dynamic base from this very key; linear is multiplied by the engines.
+    stays = "dynamic" in kinds or ("linear" in kinds and dialect.section.model_type not in _NOT_MULTIPLIED)
+    if stays and after.trained_context:
         notes.append(
             f"max_position_embeddings stays at {after.trained_context}: engines multiply it by the factor themselves; "
             f"the new context is {declared}"
@@ -189,11 +219,8 @@ def _contexts(
     if declared is not None:
         wanted[(dialect.section.context_key(),)] = declared
     original = next((s.original_max_position_embeddings for s in scalings if isinstance(s, LongRope)), None)
-    baked = any(
-        s.name not in ("ntk", "ntk-critical", "theta", "none") and hf_scaling.spell(s) is None for s in scalings
-    )
     top = dialect.section.given.get("original_max_position_embeddings")
-    if original or baked or top is not None:
+    if "longrope" in kinds or top is not None:
         wanted[("original_max_position_embeddings",)] = original or after.trained_context or top
     return wanted
 

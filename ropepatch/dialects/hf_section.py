@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ropepatch.dialects import hf_defaults
+from ropepatch.dialects import hf_defaults, hf_remote
 from ropepatch.errors import InputError
 
 #: sub-configs that may hold the text model of a type that transformers does not know, in the order they are tried
@@ -59,6 +59,8 @@ class Section:
     @property
     def rotates(self) -> bool:
         """Whether the model has RoPE at all."""
+        if (own := hf_remote.rotates(self)) is not None:
+            return own
         rule = str(self.defaults.facts.get("rotates", ""))
         if rule.startswith("flag not "):
             return not self.get(rule.removeprefix("flag not "))
@@ -74,7 +76,7 @@ class Section:
         interleave = self.given.get("rope_interleave")
         if isinstance(interleave, bool):
             return "interleaved" if interleave else "half"
-        return self.defaults.layout
+        return hf_remote.layout(self) or self.defaults.layout
 
     def get(self, *names: str) -> Any:
         """The first of ``names`` that the file, else the class, gives a value."""
@@ -119,6 +121,13 @@ class Section:
                 if source.get(key) is not None:
                     return key
         return "max_position_embeddings"
+
+    @property
+    def own_keys(self) -> frozenset[str]:
+        """Base keys that transformers 5's class keeps beside ``rope_parameters`` as attributes of its own."""
+        if self.defaults.line.startswith("4."):
+            return frozenset()
+        return frozenset(key for key in ("rope_theta", *THETA_KEYS) if key in self.defaults.values)
 
     def layers(self) -> int | None:
         """How many layers the model has."""
@@ -208,8 +217,8 @@ def text_section(config: Mapping[str, Any], where: str) -> Section:
     notes: list[str] = []
     if model_type == "unknown":
         notes.append("the config names no model_type; the rules of llama-like models are taken")
-    defaults = hf_defaults.lookup(model_type, version)
-    if model_type != "unknown" and not defaults.known:
+    defaults = hf_defaults.lookup(hf_remote.ALIASES.get(model_type, model_type), version)
+    if model_type != "unknown" and not defaults.known and model_type not in hf_remote.FAMILIES:
         notes.append(f"transformers {hf_defaults.lines()[-1]} has no RoPE model type {model_type!r}; llama's rules are taken")
     return Section(path, given, defaults, model_type, where, notes)
 

@@ -133,15 +133,15 @@ def _disagreement(profile: RopeProfile, buffer: Buffer, pair: int, wrong: int, c
     )
 
 
-def tolerance(expected: Array, dtype: str) -> Array:
-    """How far a stored frequency may lie from ``expected`` by rounding alone."""
+def tolerance(expected: Array, dtype: str, relative: float = _RELATIVE) -> Array:
+    """How far a stored frequency may lie from ``expected`` by rounding alone, and by ``relative`` at least."""
     if dtype == "F16":
         step = np.spacing(np.abs(expected).astype(np.float16)).astype(np.float64)
     elif dtype == "BF16":
         step = np.spacing(np.abs(expected).astype(np.float32)).astype(np.float64) * 65536
     else:
         step = np.zeros_like(expected)
-    allowed: Array = np.maximum(_RELATIVE * np.abs(expected), 2 * step)
+    allowed: Array = np.maximum(relative * np.abs(expected), 2 * step)
     return allowed
 
 

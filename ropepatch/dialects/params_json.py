@@ -1,4 +1,4 @@
-"""What Mistral's and Meta's ``params.json`` have in common: finding it, reading numbers from it, writing edits of it."""
+"""What Mistral's and Meta's ``params.json`` have in common: telling them apart, reading numbers, making edits."""
 
 from __future__ import annotations
 
@@ -126,8 +126,8 @@ class Params:
 
     def edits(self, wanted: Mapping[str, Any]) -> list[Edit]:
         """The edits that set each key of ``wanted``; None takes the key away."""
-        before = {(key,): Value(self.given[key]) for key in wanted if key in self.given}
-        after = {
+        before: dict[tuple[str, ...], Value] = {(key,): Value(self.given[key]) for key in wanted if key in self.given}
+        after: dict[tuple[str, ...], Value | None] = {
             (key,): None if value is None else Value(value)
             for key, value in wanted.items()
             if value is not None or key in self.given

@@ -13,10 +13,17 @@ from ropepatch.dialects import hf_lower, inv_freq_tensors
 from ropepatch.dialects.base import Lowering
 from ropepatch.dialects.hf_config import HfDialect
 from ropepatch.dialects.inv_freq_tensors import Buffer
+from ropepatch.dialects.params_json import changed_base
 from ropepatch.errors import InputError, MethodUnsupported
-from ropepatch.methods.base import Array, Spectrum
+from ropepatch.methods.base import Array, Method, Spectrum
+from ropepatch.methods.linear import Linear
+from ropepatch.methods.plain import NoScaling
 from ropepatch.patch import Edit
 from ropepatch.profile import RopeGroup, RopeProfile, Source
+
+
+#: digits of a base that are tried, with the relative error allowed: round bases first, those of a patch exactly
+_BASES = (*((digits, 1e-6) for digits in range(1, 5)), *((digits, 3e-7) for digits in range(5, 13)), (12, 1e-5))
 
 
 class SafetensorsDialect:
@@ -66,17 +73,20 @@ class SafetensorsDialect:
                     f"{first.tensor.name} and {other.tensor.name} differ; a config.json is needed to tell the layers",
                     where=str(self.path),
                 )
-        theta = base_of(first.values, first.tensor.dtype)
+        fastest = float(first.values[0])
+        theta = base_of(first.values / fastest, first.tensor.dtype) if 0 < fastest <= 1 else None
         if theta is None:
             raise InputError(
-                f"{first.tensor.name} is no power of one base: a config.json is needed to tell which scaling it has",
+                f"{first.tensor.name} is not plain or linear RoPE of one base: a config.json is needed to tell which "
+                "scaling it has",
                 where=str(self.path),
             )
+        scaling: Method = NoScaling() if fastest == 1 else Linear(1 / fastest)
         width = 2 * first.values.size
         notes.append(f"rope_theta {theta:g} is solved from {first.tensor.name}; head and context are not known")
         return RopeProfile(
             source=Source(ref, "safetensors", "unknown", "inv_freq"),
-            groups={"default": RopeGroup(theta, width, width)},
+            groups={"default": RopeGroup(theta, width, width, scaling=scaling)},
             notes=tuple(notes),
         )
 
@@ -94,15 +104,15 @@ class SafetensorsDialect:
         return [*edits, *inv_freq_tensors.rewrite(buffers, before, after, notes)], notes
 
     def _refuse_unheld(self, after: RopeProfile) -> None:
+        """Refuse what would leave frequencies behind that nobody can tell the method of."""
         for group in after.groups.values():
-            method = str(group.scaling.to_json().get("method", group.scaling.name))
-            scale = group.scaling.apply(group.spectrum(), None).attention_scale
-            if not group.scaling.static or abs(scale - 1.0) > 1e-9:
-                why = f"an attention factor of {scale:.6g}" if group.scaling.static else "a rule for the length"
+            if changed_base(group) is None and not isinstance(group.scaling, Linear):
+                method = group.scaling.to_json().get("method", group.scaling.name)
                 raise MethodUnsupported(
-                    f"{method} needs {why}, and a file of bare frequencies has no place for it",
+                    f"bare frequencies do not say that they are {method}",
                     where=str(self.path),
-                    hint="put the model's config.json into the same folder",
+                    hint="they can be linear, ntk, ntk-critical, theta or none; for others put the model's config.json "
+                    "into the same folder",
                 )
 
 
@@ -135,11 +145,11 @@ def base_of(inv_freq: Array, dtype: str) -> float | None:
     if last < 1 or not np.all(inv_freq > 0) or inv_freq[last] >= 1:
         return None
     solved = math.exp(-math.log(inv_freq[last]) * inv_freq.size / last)
-    for digits in range(1, 13):
+    for digits, relative in _BASES:
         theta = float(f"{solved:.{digits - 1}e}")
         if not 1 < theta < math.inf:
             continue
         plain = Spectrum.plain(theta, 2 * inv_freq.size).inv_freq
-        if np.all(np.abs(plain - inv_freq) <= inv_freq_tensors.tolerance(plain, dtype)):
+        if np.all(np.abs(plain - inv_freq) <= inv_freq_tensors.tolerance(plain, dtype, relative)):
             return theta
     return None

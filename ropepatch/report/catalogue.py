@@ -59,7 +59,7 @@ def find(name: str) -> type[Method]:
     if name in REGISTRY:
         return REGISTRY[name]
     near = difflib.get_close_matches(name.lower(), REGISTRY, n=1, cutoff=0.5)
-    suggestion = f", did you mean {near[0]!r}?" if near else ""
+    suggestion = f" (did you mean {near[0]!r}?)" if near else ""
     raise UsageError(f"unknown method {name!r}{suggestion}", hint=f"the methods are: {', '.join(REGISTRY)}")
 
 

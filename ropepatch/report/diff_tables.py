@@ -19,16 +19,15 @@ _CELL = 30
 def difference(result: Diff) -> list[Any]:
     """Sources, the settings that differ, and the frequencies of each group."""
     shown: list[Any] = [_sources(result.a.source, result.b.source), ""]
-    differing = [item for item in result.contexts if not item.same]
+    contexts = [item for item in result.contexts if not item.same]
+    named = len(result.groups) > 1
+    if contexts and named:
+        shown += [_settings(contexts), ""]
     for group in result.groups:
-        prefix = f"{group.name}: " if len(result.groups) > 1 else ""
-        differing += [Setting(prefix + item.name, item.a, item.b) for item in group.settings if not item.same]
-    if differing:
-        shown += [_settings(differing), ""]
-    for group in result.groups:
-        if group.frequencies:
-            shown += [plain(f"{group.name}:")] if len(result.groups) > 1 else []
-            shown += [_frequencies(group), ""]
+        differing = [*([] if named else contexts), *(item for item in group.settings if not item.same)]
+        shown += [plain(f"{group.name}:", "bold")] if named else []
+        shown += [_settings(differing), ""] if differing else []
+        shown += [_frequencies(group), ""] if group.frequencies else []
     return shown
 
 
@@ -43,7 +42,10 @@ def _sources(a: Source, b: Source) -> Table:
 
 
 def _settings(items: Sequence[Setting]) -> Table:
-    table = heading_table("setting", "a", "b")
+    table = heading_table()
+    table.add_column("setting", no_wrap=True)
+    table.add_column("a", overflow="fold")
+    table.add_column("b", overflow="fold")
     for item in items:
         table.add_row(plain(item.name), _value(item.a), _value(item.b))
     return table

@@ -56,14 +56,20 @@ def _grid(rows: Iterable[tuple[str, Text]]) -> Table:
 def profile_panel(profile: RopeProfile) -> Panel:
     """Where a profile was read, and its contexts."""
     source = profile.source
-    rows = [
+    name = source.ref.rstrip("/").rsplit("/", 1)[-1] or source.ref
+    rows = [("path", plain(source.ref))] if name != source.ref else []
+    rows += [
         ("format", plain(" · ".join(filter(None, (source.format, source.architecture, source.layout_version))))),
         ("trained on", plain(f"{tokens(profile.trained_context)}{' tokens' if profile.trained_context else ''}")),
         ("declares", plain(f"{tokens(profile.declared_context)}{' tokens' if profile.declared_context else ''}")),
     ]
     if profile.nope_layers:
         rows.append(("without RoPE", plain(f"layers {ranges(profile.nope_layers)}")))
-    return Panel(_grid(rows), title=plain(source.ref, "bold"), title_align="left", expand=False)
+    return Panel(_grid(rows), title=plain(_cut(name), "bold"), title_align="left", expand=False)
+
+
+def _cut(name: str, width: int = 60) -> str:
+    return name if len(name) <= width else f"{name[: width - 1]}…"
 
 
 def group_tables(profile: RopeProfile) -> list[Table]:
@@ -72,34 +78,44 @@ def group_tables(profile: RopeProfile) -> list[Table]:
     tables = []
     for start in range(0, len(names), _SIDE_BY_SIDE):
         part = names[start : start + _SIDE_BY_SIDE]
-        columns = [_group_rows(profile, profile.groups[name]) for name in part]
         table = heading_table("rope group", *map(clean, part))
-        for label in dict.fromkeys(label for column in columns for label in column):
-            if label == "inv_freq":
-                table.add_section()
-            table.add_row(plain(label, "dim"), *(plain(column.get(label, "")) for column in columns))
+        for rows in (_setting_rows, _frequency_rows):
+            columns = [rows(profile, profile.groups[name]) for name in part]
+            for label in dict.fromkeys(label for column in columns for label in column):
+                table.add_row(plain(label, "dim"), *(plain(column.get(label, "")) for column in columns))
+            table.add_section()
         tables.append(table)
     return tables
 
 
-def _group_rows(profile: RopeProfile, group: RopeGroup) -> dict[str, str]:
-    numbers = summary.group_summary(profile, group)
-    rows = {"layers": ranges(group.layers) if group.layers is not None else "all" if len(profile.groups) == 1 else "?"}
-    rows["base θ"] = number(group.rope_theta, 9)
-    rows["rotates"] = f"{group.rotary_dim} of {group.head_dim} dimensions, {group.layout}"
-    if group.window:
-        rows["window"] = f"{group.window:,} tokens"
+def _setting_rows(profile: RopeProfile, group: RopeGroup) -> dict[str, str]:
+    layers = "all" if len(profile.groups) == 1 else "not listed"
+    rows = {
+        "layers": ranges(group.layers) if group.layers is not None else layers,
+        "base θ": number(group.rope_theta, 9),
+        "rotates": f"{group.rotary_dim} of {group.head_dim} dimensions",
+        "pair layout": group.layout,
+    }
+    if any(other.window for other in profile.groups.values()):
+        rows["window"] = f"{group.window:,} tokens" if group.window else "none"
     if group.mrope_section:
         rows["M-RoPE sections"] = short(group.mrope_section)
     rows["scaling"] = str(group.scaling.to_json()["method"])
     rows.update(_scaling_rows(group.scaling.to_json(), "  "))
-    for name in ("softmax_scale", "query_temperature"):
-        value = getattr(group, name)
-        if value is not None:
-            rows[name] = short(dict(value) if isinstance(value, Mapping) else value)
+    if group.softmax_scale is not None:
+        rows["softmax scale"] = number(group.softmax_scale)
+    if group.query_temperature is not None:
+        rows["query temperature"] = ", ".join(f"{k} {number(v)}" for k, v in group.query_temperature.items())
+    return rows
+
+
+def _frequency_rows(profile: RopeProfile, group: RopeGroup) -> dict[str, str]:
+    numbers = summary.group_summary(profile, group)
     longest = numbers["longest_wavelength"]
-    rows["inv_freq"] = f"{number(numbers['first'], 4)} to {number(numbers['last'], 4)}, {numbers['pairs']} pairs"
-    rows["longest wavelength"] = f"{longest:,.0f} tokens" if longest else "none: a pair stands still"
+    rows = {
+        "inv_freq": f"{number(numbers['first'], 4)} to {number(numbers['last'], 4)}, {numbers['pairs']} pairs",
+        "longest wavelength": f"{longest:,.0f} tokens" if longest else "none: a pair stands still",
+    }
     if numbers["beyond_trained"] is not None:
         rows["beyond trained context"] = f"{numbers['beyond_trained']} of {numbers['pairs']} pairs"
     rows["attention scale"] = number(numbers["attention_scale"])
@@ -145,25 +161,34 @@ def frequency_table(group: RopeGroup, now: Frequencies) -> Table:
 
 
 def edit_table(edits: Sequence[Edit]) -> Table:
-    """What changes, old against new."""
+    """What changes, old against new; a JSON object member by member."""
     several = len({edit.file for edit in edits}) > 1
-    table = heading_table(
-        *(["file"] if several else []), "key" if all(e.target != "tensor" for e in edits) else "key or tensor"
-    )
-    table.add_column("before", overflow="fold")
-    table.add_column("after", overflow="fold")
+    tensors = any(edit.target == "tensor" for edit in edits)
+    table = heading_table(*(["file"] if several else []), "key or tensor" if tensors else "key", "before", "after")
     for edit in edits:
-        table.add_row(
-            *([plain(edit.file)] if several else []),
-            plain(edit.name),
-            _value(edit.before, "dim"),
-            _value(edit.after, "bold") if edit.after is not None else plain("removed", "bold"),
-        )
+        for name, before, after in _members(edit):
+            table.add_row(*([plain(edit.file)] if several else []), plain(name), before, after)
     return table
 
 
-def _value(value: Value | None, style: str) -> Text:
-    return plain("-", "dim") if value is None else plain(short(value.data, _CELL), style)
+def _members(edit: Edit) -> Iterable[tuple[str, Text, Text]]:
+    old, new = (value.data if value is not None else None for value in (edit.before, edit.after))
+    if not (isinstance(old, dict) or isinstance(new, dict)):
+        yield edit.name, _value(edit.before, "dim"), _value(edit.after, "bold", _absent(edit.after))
+        return
+    olds, news = (value if isinstance(value, dict) else {} for value in (old, new))
+    for key in {**olds, **news}:
+        before, after = (Value(values[key]) if key in values else None for values in (olds, news))
+        if before != after:
+            yield f"{edit.name}.{key}", _value(before, "dim"), _value(after, "bold", _absent(after))
+
+
+def _absent(after: Value | None) -> str:
+    return "removed" if after is None else ""
+
+
+def _value(value: Value | None, style: str, absent: str = "-") -> Text:
+    return plain(absent, "dim") if value is None else plain(short(value.data, _CELL), style)
 
 
 def check_table(report: Mapping[str, Any]) -> Table:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ropepatch.errors import UsageError
+from ropepatch.errors import RuntimeRejects, UsageError
 
 if TYPE_CHECKING:
     from ropepatch.profile import RopeProfile
     from ropepatch.runtimes.base import Behaviour, Prediction, Runtime
+    from ropepatch.runtimes.comparison import Row
 
 #: module and class of each runtime; imported when asked for
 _RUNTIMES = {
@@ -26,6 +27,10 @@ _RUNTIMES = {
     "exllamav2": ("exllamav2", "Exllamav2"),
 }
 NAMES = tuple(_RUNTIMES)
+
+
+class WrongFormat(RuntimeRejects):
+    """The runtime reads another format (exit 3)."""
 
 
 def _class(name: str) -> Any:
@@ -98,8 +103,19 @@ def predict(
     engine = get(runtime)
     source = Source(config or {}, profile, where)
     if source.format not in engine.reads_formats:
-        from ropepatch.errors import RuntimeRejects
-
         wanted = "a GGUF file" if "gguf" in engine.reads_formats else "a Hugging Face folder"
-        raise RuntimeRejects(f"{engine.name} does not read this format; it takes {wanted}", where=where)
+        raise WrongFormat(f"{engine.name} does not read this format", where=where, hint=f"it takes {wanted}")
     return named_as(profile, engine.predict(source, length))
+
+
+def matrix(
+    profile: RopeProfile | None,
+    config: Mapping[str, Any] | None,
+    length: int | None = None,
+    specs: Sequence[str] | None = None,
+    where: str = "config.json",
+) -> list[Row]:
+    """What every runtime, or those that ``specs`` names, makes of a checkpoint; see ``comparison.matrix``."""
+    from ropepatch.runtimes import comparison
+
+    return comparison.matrix(profile, config, length, specs, where)

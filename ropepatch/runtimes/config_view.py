@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ropepatch.dialects import hf_defaults, hf_families
-from ropepatch.dialects.hf_families import Section
+from ropepatch.dialects.hf_families import Entry
+from ropepatch.dialects.hf_section import Section
 from ropepatch.methods.base import Spectrum
 from ropepatch.runtimes.base import Engine, Source
 
 #: rope types that work from a trained context
 WITH_ORIGINAL = ("llama3", "yarn", "longrope")
-#: keys without which transformers 5 refuses a rope type (``_validate_*_rope_parameters``)
+#: keys without which transformers refuses a rope type (``_validate_*_rope_parameters``)
 REQUIRED = {
     "linear": ("factor",),
     "dynamic": ("factor",),
@@ -28,13 +29,26 @@ REQUIRED = {
     "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
 }
 ORIGINAL = "original_max_position_embeddings"
-_TYPES = ("rope_type", "type")
-#: architectures that keep one dict per layer type in line 5 and ignore a flat one
-_NESTED = frozenset(
-    {"gemma3_text", "gemma3", "gemma3n_text", "gemma3n", "t5gemma2_text", "t5gemma2_decoder", "modernbert",
-     "modernbert-decoder", "olmo3"}
-)  # fmt: skip
-_OLMO3_THETA = 500000.0
+#: keys of a rope dict that no scaling type reads as its own
+_COMMON = ("rope_type", "type", "rope_theta", "partial_rotary_factor", "mrope_section", "mrope_interleaved")
+#: what classes of line 5 that keep one dict per layer type do with a flat one (tried on 5.23.0):
+#: ``refused``; ``stray`` rope_scaling is taken in, a flat rope_parameters stays beside the dicts and is never read;
+#: ``both`` rope_scaling reaches every layer type, a flat rope_parameters is refused; ``all`` either reaches every one
+_FLAT5 = {
+    **dict.fromkeys(
+        ("beam", "diffusion_gemma_text", "embedding_gemma2_text", "gemma4_text", "gemma4_unified_text", "laguna",
+         "lfm3", "mellum", "mimo_v2_flash", "neomme", "ultrabert", "zaya"),
+        "refused",
+    ),
+    **dict.fromkeys(
+        ("gemma3_text", "gemma3n_text", "t5gemma2_text", "t5gemma2_decoder", "olmo3", "step3p5"), "stray"
+    ),
+    "modernbert": "both",
+    "modernbert-decoder": "both",
+    "dots3_note_text": "all",
+}  # fmt: skip
+#: classes of line 5 that take no notice of rope_scaling
+_NO_LEGACY5 = frozenset({"cohere2_moe"})
 
 
 @dataclass(frozen=True)
@@ -42,52 +56,83 @@ class View:
     """One set of frequencies, as one line of readers sees the file.
 
     Attributes:
+        group: its name.
         rope: the rope dict; empty when there is none.
         key: where the dict stands, from the top of the file.
-        kind: the rope type in force; None where the dict names none.
+        kind: the rope type in force; None where nobody decided it yet.
         theta: the base.
-        head_dim: the head's dimensions.
-        partial: share of the head that rotates, as declared.
-        partial_by_default: whether that share counts without scaling.
-        original: the top-level ``original_max_position_embeddings``.
-        max_position: the declared context.
-        model_type: transformers' name of the architecture.
-        nested: whether the dict is one of several.
-        section: the text section of the file.
+        entry: widths and layers, as the class of that line has them.
+        section: the text section of the file, with the class defaults of that line.
         ignored: keys that this line of readers drops before anyone computes.
+        copied: whether the dict is a flat one that was copied to every layer type.
     """
 
+    group: str
     rope: Mapping[str, Any]
     key: tuple[str, ...]
     kind: str | None
     theta: float
-    head_dim: int
-    partial: float
-    partial_by_default: bool
-    original: int | None
-    max_position: int | None
-    model_type: str
-    nested: bool
+    entry: Entry
     section: Section
     ignored: tuple[str, ...] = ()
+    copied: bool = False
 
     @property
     def where(self) -> str:
         """File and key, for messages."""
         return f"{self.section.where}: {'.'.join(self.key)}"
 
+    @property
+    def model_type(self) -> str:
+        """transformers' name of the architecture."""
+        return self.section.model_type
+
+    @property
+    def head_dim(self) -> int:
+        """The head's dimensions."""
+        return self.entry.head_dim
+
+    @property
+    def partial(self) -> float:
+        """The share of the head that is declared to rotate."""
+        return self.entry.partial
+
+    @property
+    def nested(self) -> bool:
+        """Whether the dict is one of several, by layer type."""
+        return len(self.entry.key) > 1
+
+    @property
+    def original(self) -> int | None:
+        """The top-level ``original_max_position_embeddings``."""
+        value = self.section.given_number(ORIGINAL, limit=1 << 40)
+        return int(value) if value else None
+
+    @property
+    def max_position(self) -> int | None:
+        """The declared context; None when neither file nor class says."""
+        return self.section.context()
+
     def spectrum(self, rotary_dim: int | None = None) -> Spectrum:
         """The plain rotation of ``rotary_dim`` dimensions; default all of the head."""
         return Spectrum.plain(self.theta, rotary_dim or self.head_dim, self.head_dim)
 
-    def share(self, partial: float | None = None) -> int:
-        """The rotated dimensions at a share of the head (default the declared one), even, at least 2."""
-        return max(2, int(self.head_dim * (self.partial if partial is None else partial)) // 2 * 2)
+    def share(self) -> int:
+        """The dimensions that rotate where the declared share always counts."""
+        return max(2, int(self.head_dim * self.partial))
+
+    def with_partial(self, partial: Any) -> View:
+        """The view with another share, where one is given."""
+        checked = self.section.check("partial_rotary_factor", partial, 1.0)
+        return (
+            self
+            if checked is None
+            else dataclasses.replace(self, entry=dataclasses.replace(self.entry, partial=checked))
+        )
 
     def unread(self, *reads: str) -> tuple[str, ...]:
-        """Keys of the dict that are neither in ``reads`` nor say the type or the base, and those dropped before."""
-        known = {*reads, *_TYPES, "rope_theta", "partial_rotary_factor", "mrope_section", "mrope_interleaved"}
-        return (*(f"{'.'.join(self.key)}.{name}" for name in self.rope if name not in known), *self.ignored)
+        """Keys of the dict that are neither in ``reads`` nor common to all types, and those dropped before."""
+        return (*(".".join((*self.key, name)) for name in self.rope if name not in (*reads, *_COMMON)), *self.ignored)
 
 
 class Reader:
@@ -152,14 +197,26 @@ class Reader:
         return float(value)
 
 
-def section_of(source: Source) -> Section:
-    """The text section of the file."""
-    return hf_families.text_section(source.config, source.where)
+def section_of(source: Source, line: str) -> Section:
+    """The text section of the file, with the class defaults of a line of transformers (``4`` or ``5``)."""
+    section = hf_families.text_section(source.config, source.where)
+    return dataclasses.replace(section, defaults=hf_defaults.lookup(section.model_type, line))
 
 
-def context_of(section: Section) -> int | None:
-    """``max_position_embeddings`` or what the family calls it; None when neither file nor class says."""
-    return section.context()
+def _views(section: Section, ignored: tuple[str, ...]) -> dict[str, View]:
+    found = hf_families.entries(section, [])
+    return {
+        name: View(name, entry.rope, (*section.path, *entry.key), None, entry.theta, entry, section, ignored)
+        for name, entry in found.items()
+    }
+
+
+def _without(section: Section, *names: str) -> Section:
+    return dataclasses.replace(section, given={k: v for k, v in section.given.items() if k not in names})
+
+
+def _path(section: Section, *names: str) -> str:
+    return ".".join((*section.path, *names))
 
 
 # ---------------------------------------------------------------- line 5
@@ -173,26 +230,44 @@ def line5(source: Source, engine: Engine) -> dict[str, View]:
     Raises:
         RuntimeRejects: a key is missing that its rope type requires.
     """
-    section = section_of(source)
-    views: dict[str, View] = {}
-    for name, entry in hf_families.entries(section, []).items():
-        view = View(
-            rope=entry.rope,
-            key=(*section.path, *entry.key),
-            kind=None,
-            theta=entry.theta,
-            head_dim=entry.head_dim,
-            partial=entry.partial,
-            partial_by_default=entry.partial_by_default,
-            original=entry.original,
-            max_position=context_of(section),
-            model_type=section.model_type,
-            nested=len(entry.key) > 1,
-            section=section,
-            ignored=_shadowed(section),
+    section = section_of(source, "5")
+    ignored = _shadowed(section)
+    if section.model_type in _NO_LEGACY5 and section.given.get("rope_scaling"):
+        ignored = (_path(section, "rope_scaling"),)
+        section = _without(section, "rope_scaling")
+    key, flat = _flat(section)
+    policy = _FLAT5.get(section.model_type) if flat else None
+    if policy == "refused" or (policy == "both" and key == "rope_parameters"):
+        raise engine.rejects(
+            f"keeps one dict per layer type for {section.model_type} and fails on a flat one",
+            f"{section.where}: {_path(section, key)}",
+            "write rope_parameters with one dict for each layer type",
         )
-        views[name] = _checked(_standardised(_stray(view, name)), engine)
-    return views
+    if policy == "stray" and key == "rope_parameters":
+        ignored = (*ignored, *(_path(section, key, name) for name in flat))
+        section = _without(section, key)
+    views = _views(section, ignored)
+    if policy in ("both", "all"):
+        views = {name: _spread(view, flat, own_theta=policy == "both") for name, view in views.items()}
+    return {name: _checked(_standardised(view), engine) for name, view in views.items()}
+
+
+def _flat(section: Section) -> tuple[str, Mapping[str, Any]]:
+    """The flat rope dict in force and its key; empty when there is none or it is kept by layer type."""
+    for key in ("rope_scaling", "rope_parameters"):
+        found = section.given.get(key)
+        if isinstance(found, Mapping) and found:
+            return key, {} if any(isinstance(value, Mapping) for value in found.values()) else found
+    return "rope_scaling", {}
+
+
+def _spread(view: View, flat: Mapping[str, Any], *, own_theta: bool) -> View:
+    """A flat dict on a layer type that transformers copies it to."""
+    section = view.section
+    theta = flat.get("rope_theta") or section.given.get("rope_theta") or section.defaults.values.get("(default_theta)")
+    if own_theta or not isinstance(theta, (int, float)):
+        theta = view.theta
+    return dataclasses.replace(view, rope=flat, theta=float(theta), copied=True)
 
 
 def _shadowed(section: Section) -> tuple[str, ...]:
@@ -207,19 +282,7 @@ def _shadowed(section: Section) -> tuple[str, ...]:
     outer = section.given.get("rope_theta")
     if inner is not None and outer is not None and inner != outer:
         dropped.append("rope_theta")
-    return tuple(".".join((*section.path, name)) for name in dropped)
-
-
-def _stray(view: View, group: str) -> View:
-    """A flat ``rope_parameters`` on a class that keeps one dict per layer type is kept beside them and ignored."""
-    flat = view.model_type in _NESTED and view.section.given.get("rope_parameters") and not view.nested
-    if not flat or view.section.given.get("rope_scaling"):
-        return view
-    theta = {"gemma": {"full_attention": 1e6}, "modernbert": {"full_attention": 160000.0}}
-    family = "modernbert" if view.model_type.startswith("modernbert") else "gemma"
-    default = _OLMO3_THETA if view.model_type == "olmo3" else theta[family].get(group, 10000.0)
-    ignored = tuple(f"{'.'.join(view.key)}.{name}" for name in view.rope)
-    return dataclasses.replace(view, rope={}, theta=default, ignored=(*view.ignored, *ignored))
+    return tuple(_path(section, name) for name in dropped)
 
 
 def _standardised(view: View) -> View:
@@ -236,7 +299,7 @@ def _standardised(view: View) -> View:
             rope[ORIGINAL] = view.max_position
     if view.model_type in ("phi3", "phi4_multimodal") and kind in ("su", "yarn"):
         kind = "longrope"  # after the original context was filled in for the old name: "su" is left without one
-    if kind == "mrope" and view.model_type in ("qwen2_vl_text", "qwen2_5_vl_text", "qwen2_vl", "qwen2_5_vl"):
+    if kind == "mrope" and view.model_type.startswith(("qwen2_vl", "qwen2_5_vl")):
         kind = "default"
     return dataclasses.replace(view, rope=rope, kind=kind)
 
@@ -247,15 +310,12 @@ def _checked(view: View, engine: Engine) -> View:
         raise engine.rejects(
             f"stops with a KeyError: rope type {view.kind!r} lacks {', '.join(missing)}",
             view.where,
-            _legacy_hint(view),
+            f"write {ORIGINAL} inside the dict" if view.rope.get("type") == "su" else None,
         )
-    if engine.name == "transformers" and view.head_dim > 4 and view.head_dim % 2 and view.share() >= view.head_dim - 1:
+    width = view.section.get("head_dim")  # checked only where the class has the attribute
+    if isinstance(width, int) and width > 4 and width % 2 and view.partial == 1:
         raise engine.rejects(f"refuses a head of {view.head_dim} dimensions: RoPE needs pairs", view.where)
     return view
-
-
-def _legacy_hint(view: View) -> str | None:
-    return f"write {ORIGINAL} inside the dict" if view.rope.get("type") == "su" else None
 
 
 # ---------------------------------------------------------------- line 4
@@ -267,55 +327,14 @@ def line4(source: Source) -> dict[str, View]:
     ``rope_parameters`` is not looked at, and an inner ``rope_theta`` neither: a file that has only the new layout
     gives the class defaults, without an error or a warning.
     """
-    section = section_of(source)
-    defaults = hf_defaults.lookup(section.model_type, "4.57.6", [])
-    section = dataclasses.replace(section, defaults=defaults)
-    scaling = section.given.get("rope_scaling")
-    if scaling is None and "rope_scaling" not in section.given:
-        scaling = defaults.values.get("rope_scaling")
-    rope = scaling if isinstance(scaling, Mapping) else {}
-    theta = section.number("rope_theta", *hf_families.THETA_KEYS) or 10000.0
-    full = _view4(section, rope, theta)
-    groups = _groups4(section, full)
-    return groups if groups is not None else {"default": full}
-
-
-def _view4(section: Section, rope: Mapping[str, Any], theta: float) -> View:
-    head = section.head_dim()
-    partial = section.number("partial_rotary_factor", "rotary_pct", limit=1.0)
-    if partial is None and (rotary := section.number("rotary_dim")):
-        partial = rotary / head
-    ignored = ["rope_parameters"] if section.given.get("rope_parameters") else []
-    if rope.get("rope_theta") not in (None, theta):
-        ignored.append("rope_scaling.rope_theta")
-    original = section.given.get(ORIGINAL)
-    return View(
-        rope=rope,
-        key=(*section.path, "rope_scaling"),
-        kind=None,
-        theta=float(theta),
-        head_dim=head,
-        partial=float(partial) if partial else 1.0,
-        partial_by_default=True,
-        original=original if isinstance(original, int) else None,
-        max_position=context_of(section),
-        model_type=section.model_type,
-        nested=False,
-        section=section,
-        ignored=tuple(".".join((*section.path, name)) for name in ignored),
-    )
-
-
-def _groups4(section: Section, full: View) -> dict[str, View] | None:
-    """Families with two bases in line 4: Gemma 3 and OLMo 3 scale the full layers only, ModernBERT both."""
-    kind = section.model_type
-    local: View | None = None
-    if kind in ("gemma3_text", "gemma3", "gemma3n_text", "gemma3n"):
-        full = dataclasses.replace(full, theta=section.number("rope_theta") or 1e6)
-        local = dataclasses.replace(full, rope={}, theta=section.number("rope_local_base_freq") or 1e4)
-    elif kind == "olmo3":
-        local = dataclasses.replace(full, rope={})
-    elif kind in ("modernbert", "modernbert-decoder"):
-        full = dataclasses.replace(full, theta=section.number("global_rope_theta") or 160000.0)
-        local = dataclasses.replace(full, theta=section.number("local_rope_theta") or 10000.0)
-    return None if local is None else {"full_attention": full, "sliding_attention": local}
+    section = section_of(source, "4")
+    ignored = [_path(section, "rope_parameters")] if section.given.get("rope_parameters") else []
+    rope = section.given.get("rope_scaling")
+    section = _without(section, "rope_parameters")
+    if isinstance(rope, Mapping):
+        inner = [name for name in ("rope_theta", "partial_rotary_factor") if name in rope]
+        ignored += [_path(section, "rope_scaling", name) for name in inner]
+        kept = {name: value for name, value in rope.items() if name not in inner}
+        section = dataclasses.replace(section, given={**section.given, "rope_scaling": kept})
+    views = _views(section, tuple(ignored))
+    return {name: dataclasses.replace(view, key=(*section.path, "rope_scaling")) for name, view in views.items()}

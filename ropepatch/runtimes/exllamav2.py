@@ -79,4 +79,3 @@ class Exllamav2:
         attention = recipes.longrope_magnitude(loaded / original, original)
         notes = ("long_factor is in force for short inputs as well",) if beyond else ()
         return recipes.factors(rope, long if beyond else short, attention, view.where), notes, "at load"
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from ropepatch.methods.base import Frequencies, yarn_attention
 from ropepatch.runtimes import config_view, recipes
@@ -39,8 +40,9 @@ class Exllamav3:
 
     def predict(self, source: Source, length: int | None) -> dict[str, Prediction]:
         """What a model holds that was loaded for ``length`` tokens, or for its declared context."""
+        given = config_view.section_of(source, "4").given
         views = config_view.line4(source)
-        return {name: self._group(_either_layout(view, name), length) for name, view in views.items()}
+        return {name: self._group(_either_layout(view, given), length) for name, view in views.items()}
 
     def _group(self, view: View, length: int | None) -> Prediction:
         kind = view.rope.get("rope_type", view.rope.get("type")) or "default"
@@ -58,14 +60,13 @@ class Exllamav3:
         )
 
 
-def _either_layout(view: View, group: str) -> View:
+def _either_layout(view: View, given: Mapping[str, Any]) -> View:
     """Base, share and dict are each looked for at the top first and in ``rope_parameters`` second, one by one."""
-    parameters = view.section.given.get("rope_parameters")
+    parameters = given.get("rope_parameters")
     if not isinstance(parameters, Mapping):
         return view
-    inner = parameters.get(group, parameters)
+    inner = parameters.get(view.group, parameters)
     inner = inner if isinstance(inner, Mapping) else {}
-    given = view.section.given
     theta = view.theta if given.get("rope_theta") is not None else inner.get("rope_theta", view.theta)
     partial = inner.get("partial_rotary_factor") if given.get("partial_rotary_factor") is None else None
     ignored = tuple(key for key in view.ignored if not key.endswith("rope_parameters"))
@@ -74,14 +75,8 @@ def _either_layout(view: View, group: str) -> View:
         return replace(view, ignored=(*ignored, *(() if dict(inner).items() >= dict(view.rope).items() else shadowed)))
     if inner.get("rope_theta") not in (None, theta):
         ignored = (*ignored, "rope_parameters.rope_theta")
-    return replace(
-        view,
-        rope=inner,
-        key=(*view.section.path, "rope_parameters"),
-        theta=float(theta),
-        partial=float(partial) if partial else view.partial,
-        ignored=ignored,
-    )
+    merged = replace(view, rope=inner, key=(*view.section.path, "rope_parameters"), theta=float(theta), ignored=ignored)
+    return merged.with_partial(partial)
 
 
 def _plain(engine: Engine, view: View, read: Reader, loaded: int) -> Result:

@@ -25,8 +25,6 @@ _READS = {
     "llama3": ("factor", ORIGINAL, "low_freq_factor", "high_freq_factor"),
     "proportional": ("factor",),
 }
-#: architectures of line 4 that do not do what the dict says: Llama 4 takes any dict for llama3, Nemotron none
-_FORCED4 = {"llama4_text": "llama3", "nemotron": "default"}
 
 
 class Transformers:
@@ -48,35 +46,58 @@ class Transformers:
         return {name: self._line5(view, length) for name, view in views.items()}
 
     def _line5(self, view: View, length: int | None) -> Prediction:
-        kind = view.kind
-        if kind == "default":
-            dim = view.share() if view.partial_by_default else view.head_dim
-            result = recipes.plain(view.spectrum(dim))
-            return Prediction(result.inv_freq, 1.0, view.max_position, view.unread(), _idle_partial(view))
+        kind = view.kind or "default"
         if kind == "proportional" and self.version >= (5, 1):  # absent in 5.0.0, there in 5.23
-            result = recipes.proportional(
-                view.spectrum(), view.partial, Reader(view, self.engine).get("factor", 1.0), view.where
-            )
+            factor = Reader(view, self.engine).get("factor", 1.0)
+            result = recipes.proportional(view.spectrum(), view.partial, factor, view.where)
             return Prediction(result.inv_freq, 1.0, view.max_position, view.unread("factor"))
-        compute = _SCALED.get(kind or "")
-        if compute is None:
-            raise self.engine.rejects(f"stops with a KeyError: rope type {kind!r} is unknown", view.where)
-        return compute(_Line5(view, self.engine), length)
+        if kind == "default" or not self._reaches(view):
+            return _unscaled(view)
+        return self._scaled(_Line5(view, self.engine), length)
 
     def _line4(self, view: View, length: int | None) -> Prediction:
         view = _typed4(view, self.engine)
-        if view.kind == "default":
-            result = recipes.plain(view.spectrum(view.share()))
-            return Prediction(result.inv_freq, 1.0, view.max_position, view.unread())
-        compute = _SCALED.get(view.kind or "")
-        if compute is None:
-            raise self.engine.rejects(f"stops with a KeyError: rope type {view.kind!r} is unknown", view.where)
-        required = config_view.REQUIRED[view.kind or ""]
+        if view.kind == "default" or not self._reaches(view):
+            return _unscaled(view)
         optional = () if view.kind == "llama3" else (ORIGINAL,)
+        required = config_view.REQUIRED.get(view.kind or "", ())
         missing = [key for key in required if key not in view.rope and key not in optional]
         if missing:
             raise self.engine.rejects(f"stops with a KeyError: rope_scaling lacks {', '.join(missing)}", view.where)
-        return compute(_Line4(view, self.engine), length)
+        return self._scaled(_Line4(view, self.engine), length)
+
+    def _scaled(self, line: _Line5, length: int | None) -> Prediction:
+        compute = _SCALED.get(line.view.kind or "")
+        if compute is None:
+            what = f"stops with a KeyError: rope type {line.view.kind!r} is unknown"
+            raise self.engine.rejects(what, line.view.where)
+        return compute(line, length)
+
+    def _reaches(self, view: View) -> bool:
+        """Whether this class lets a flat scaling dict reach the group (found by trying, 4.57.6 and 5.23.0).
+
+        Raises:
+            RuntimeRejects: the class refuses the rope type.
+        """
+        scaling = view.section.defaults.facts.get("scaling")
+        if scaling is None or view.nested or view.copied or view.kind not in _SCALED:
+            return True
+        found = scaling.get(view.kind, scaling.get("longrope mscale" if view.kind == "longrope" else "all"))
+        found = scaling.get("all", ()) if found is None else found
+        if isinstance(found, str):
+            if view.kind == "longrope" or "size of tensor" in found:
+                return True  # the probe's lists had another length; the real ones are checked where they are read
+            raise self.engine.rejects(f"refuses {view.kind!r} for {view.model_type}: {found}", view.where)
+        return view.group in found or (view.group == "default" and bool(found))
+
+
+def _unscaled(view: View) -> Prediction:
+    """The class's own rotation; a dict that does not reach it is ignored whole."""
+    result = recipes.plain(view.spectrum(view.entry.rotary_dim("default")))
+    notes: tuple[str, ...] = ()
+    if view.partial < 1 and result.inv_freq.size * 2 >= view.head_dim:
+        notes = (f"partial_rotary_factor {view.partial:g} has no effect on {view.model_type} without scaling",)
+    return Prediction(result.inv_freq, 1.0, view.max_position, view.unread(), notes)
 
 
 class _Line5:
@@ -183,7 +204,7 @@ def _linear(line: _Line5, length: int | None) -> Prediction:
 
 def _dynamic(line: _Line5, length: int | None) -> Prediction:
     view = line.view
-    rope = view.spectrum(view.share())
+    rope = view.spectrum(view.entry.rotary_dim(view.kind or ""))
     result = recipes.dynamic(rope, line.read.need("factor"), view.max_position, length, view.where)
     note = "keys that are cached already keep the angles of the length at which they were written"
     return _done(line, result, "per forward pass", (note,))
@@ -192,6 +213,9 @@ def _dynamic(line: _Line5, length: int | None) -> Prediction:
 def _yarn(line: _Line5, length: int | None) -> Prediction:
     view, read = line.view, line.read
     factor, original = line.yarn_factor(), line.original()
+    width = view.entry.rotary_dim("yarn")
+    if width % 2:
+        raise line.engine.rejects(f"cannot ramp over an odd number of rotated dimensions ({width})", view.where)
     attention = read.optional("attention_factor")
     if attention is None:
         if line.mscale_counts():
@@ -199,7 +223,7 @@ def _yarn(line: _Line5, length: int | None) -> Prediction:
         else:
             attention = yarn_attention(factor)
     result = recipes.yarn(
-        view.spectrum(view.share()),
+        view.spectrum(view.entry.rotary_dim(view.kind or "")),
         factor,
         original,
         attention,
@@ -214,7 +238,7 @@ def _yarn(line: _Line5, length: int | None) -> Prediction:
 def _llama3(line: _Line5, length: int | None) -> Prediction:
     view, read = line.view, line.read
     result = recipes.llama3(
-        view.spectrum(view.share()),
+        view.spectrum(view.entry.rotary_dim(view.kind or "")),
         read.need("factor"),
         line.original(),
         read.need("low_freq_factor"),
@@ -226,7 +250,7 @@ def _llama3(line: _Line5, length: int | None) -> Prediction:
 
 def _longrope(line: _Line5, length: int | None) -> Prediction:
     view, read = line.view, line.read
-    rope = view.spectrum(view.share())
+    rope = view.spectrum(view.entry.rotary_dim(view.kind or ""))
     pairs = rope.inv_freq.size
     short, long = read.factors("short_factor", pairs), read.factors("long_factor", pairs)
     factor, original = line.longrope()
@@ -262,19 +286,10 @@ _SCALED: dict[str, Callable[[_Line5, int | None], Prediction]] = {
 }
 
 
-def _idle_partial(view: View) -> tuple[str, ...]:
-    if view.partial < 1 and not view.partial_by_default:
-        return (f"partial_rotary_factor {view.partial:g} has no effect on {view.model_type} without scaling",)
-    return ()
-
-
 def _typed4(view: View, engine: Engine) -> View:
     """The rope type by line 4's rules: ``type`` beats ``rope_type``, and a dict without either is an error."""
-    forced = _FORCED4.get(view.model_type)
     if not view.rope:
         return replace(view, kind="default")
-    if forced is not None:
-        return replace(view, kind=forced)
     if view.model_type in ("phi3", "phi4_multimodal"):
         return _phi3_v4(view, engine)
     kind = view.rope.get("type", view.rope.get("rope_type"))

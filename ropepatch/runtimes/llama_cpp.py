@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 from ropepatch.frequencies import group_frequencies
-from ropepatch.methods.base import Method, yarn_attention
+from ropepatch.methods.base import Method
 from ropepatch.methods.longrope import Factors, LongRope
 from ropepatch.methods.stack import Stack
-from ropepatch.methods.yarn import Yarn
 from ropepatch.profile import RopeGroup, RopeProfile
 from ropepatch.runtimes.base import Behaviour, Engine, Prediction, Source, Version
 from ropepatch.runtimes.llama_cpp_table import ARCHITECTURES, Row
@@ -54,10 +51,8 @@ class LlamaCpp:
         if missing is not None:
             raise self.engine.rejects(f"refuses the file: {missing}", source.where)
         allocated = self.allocated(profile, length)
-        ignored = tuple(key for key in profile.unrecognised if not key.endswith("yarn_log_multiplier"))
-        return {
-            name: self._group(profile, row, group, allocated, ignored) for name, group in profile.groups.items()
-        }
+        ignored = tuple(profile.unrecognised)
+        return {name: self._group(profile, group, allocated, ignored) for name, group in profile.groups.items()}
 
     def allocated(self, profile: RopeProfile, length: int | None) -> int | None:
         """``n_ctx_seq``: the asked length, or the file's, padded."""
@@ -65,10 +60,10 @@ class LlamaCpp:
         return None if wanted is None else math.ceil(wanted / PADDING) * PADDING
 
     def _group(
-        self, profile: RopeProfile, row: Row, group: RopeGroup, allocated: int | None, ignored: tuple[str, ...]
+        self, profile: RopeProfile, group: RopeGroup, allocated: int | None, ignored: tuple[str, ...]
     ) -> Prediction:
         result = group_frequencies(group, allocated)
-        scale = result.attention_scale * log_multiplier(row, group.scaling, profile.unrecognised)
+        scale = result.attention_scale
         notes: list[str] = []
         if not math.isclose(scale, 1.0, rel_tol=1e-9):
             notes.append(_MAGNITUDE)
@@ -78,27 +73,9 @@ class LlamaCpp:
         declared = profile.declared_context
         if allocated and declared and allocated > math.ceil(declared / PADDING) * PADDING:
             notes.append(f"llama-server gives each slot no more than context_length {declared}")
-        return Prediction(
-            result.inv_freq, scale, declared, ignored, tuple(notes), "at load" if switched else "never"
-        )
+        return Prediction(result.inv_freq, scale, declared, ignored, tuple(notes), "at load" if switched else "never")
 
 
 def stages(scaling: Method) -> tuple[Method, ...]:
     """The methods on top of each other."""
     return scaling.stages if isinstance(scaling, Stack) else (scaling,)
-
-
-def log_multiplier(row: Row, scaling: Method, metadata: Mapping[str, Any]) -> float:
-    """What ``rope.scaling.yarn_log_multiplier`` does to the magnitude: ``g(mscale) / g(log_mul)`` in place of ``g(1)``.
-
-    For deepseek2 mscale is taken equal to it, so that cos and sin keep 1 and the softmax scale carries it. A multiplier
-    of 0 is none at all.
-    """
-    value = metadata.get(f"{row.arch}.rope.scaling.yarn_log_multiplier")
-    yarn = next((stage for stage in stages(scaling) if isinstance(stage, Yarn)), None)
-    if row.log_mul == "-" or yarn is None or not isinstance(value, (int, float)) or not value:
-        return 1.0
-    multiplier = float(value) / (0.1 if row.log_mul == "tenth" else 1.0)
-    own = multiplier if row.arch == "deepseek2" and not math.isclose(multiplier, 1.0) else 1.0
-    usual = yarn_attention(yarn.factor)
-    return yarn_attention(yarn.factor, own) / yarn_attention(yarn.factor, multiplier) / usual

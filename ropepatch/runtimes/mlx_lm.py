@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from ropepatch.methods.base import Frequencies
 from ropepatch.runtimes import config_view, recipes
@@ -69,23 +70,23 @@ class MlxLm:
 
     def predict(self, source: Source, length: int | None) -> dict[str, Prediction]:
         """What a call at offset ``length`` computes."""
-        return {
-            name: self._group(self._layout(view, name), length) for name, view in config_view.line4(source).items()
-        }
+        given = config_view.section_of(source, "4").given
+        views = config_view.line4(source)
+        return {name: self._group(self._layout(view, given), length) for name, view in views.items()}
 
-    def _layout(self, view: View, group: str) -> View:
+    def _layout(self, view: View, given: Mapping[str, Any]) -> View:
         """The base and dict that this model's ``ModelArgs`` end up with."""
-        given = view.section.given
         written = given.get("rope_theta") is not None
         parameters = given.get("rope_parameters")
         if view.model_type in READS_V5 and isinstance(parameters, Mapping) and parameters:
-            inner = parameters.get(group, parameters)
+            inner = parameters.get(view.group, parameters)
             rope = view.rope or (inner if isinstance(inner, Mapping) else {})
             theta = view.theta if written else Reader(replace(view, rope=rope), self.engine).get("rope_theta", 1e4)
             ignored = tuple(key for key in view.ignored if not key.endswith("rope_parameters"))
-            partial = rope.get("partial_rotary_factor", view.partial)
-            return replace(view, rope=rope, theta=theta, ignored=ignored, partial=float(partial))
-        if not written and group in ("default", "full_attention"):
+            return replace(view, rope=rope, theta=theta, ignored=ignored).with_partial(
+                rope.get("partial_rotary_factor")
+            )
+        if not written and view.group in ("default", "full_attention"):
             if view.model_type in _NEEDS_THETA:
                 raise self.engine.rejects("needs a top-level rope_theta for this architecture", view.where)
             return replace(view, theta=_THETA.get(view.model_type, 1e4))

@@ -87,7 +87,9 @@ class Vllm:
     def _context(self, view: View, read: Reader) -> int | None:
         """``max_model_len`` as ``_get_and_verify_max_len`` derives it, without the tokenizer's model_max_length."""
         lengths = [view.section.given.get(key) for key in _LENGTH_KEYS]
-        known = [value for value in lengths if isinstance(value, int)] or ([view.max_position] if view.max_position else [])
+        known = [value for value in lengths if isinstance(value, int)] or (
+            [view.max_position] if view.max_position else []
+        )
         if not known:
             return None
         base = float(min(known))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ropepatch.bundle import Bundle
-from ropepatch.errors import CheckFailed
+from ropepatch.errors import CheckFailed, InputError
 from ropepatch.frequencies import TOLERANCE, deviation, profile_frequencies
 from ropepatch.patch import Edit, Patch
 from ropepatch.profile import RopeProfile
@@ -256,6 +256,13 @@ def check(patch: Patch, source: Bundle, output: Bundle, splices: Mapping[str, li
     Raises:
         CheckFailed: the first check that does not hold.
     """
+    try:
+        return _checks(patch, source, output, splices, full)
+    except (InputError, ValueError) as error:  # what was written cannot even be read
+        raise CheckFailed(f"cannot be read back: {error}", where=str(output.anchor)) from None
+
+
+def _checks(patch: Patch, source: Bundle, output: Bundle, splices: Mapping[str, list[Splice]], full: bool) -> Report:
     import ropepatch.checkpoint
 
     report = Report()
@@ -267,6 +274,10 @@ def check(patch: Patch, source: Bundle, output: Bundle, splices: Mapping[str, li
         report.passed("reader", reader(new, edits))
         if old != new:
             report.passed("unchanged", unchanged_bytes(old, new, items, full=full))
+    if copied := [name for name in source.names if name not in splices and _copied(source, output, new_name, name)]:
+        for name in copied:
+            unchanged_bytes(source.path(name), output.path(new_name[name]), [], full=full)
+        report.passed("copies", f"{len(copied)} other files have the bytes of the input's")
     weights = [output.path(name) for name in output.names if name.endswith(".safetensors")]
     if weights := [path for path in weights if path.exists()]:
         report.passed("weights", weights_reader(weights))
@@ -274,3 +285,9 @@ def check(patch: Patch, source: Bundle, output: Bundle, splices: Mapping[str, li
     reread = ropepatch.checkpoint.open(output.path(named) if named else output.anchor).profile
     report.passed("frequencies", frequencies(patch.after, reread, output.anchor))
     return report
+
+
+def _copied(source: Bundle, output: Bundle, new_name: Mapping[str, str], name: str) -> bool:
+    """Whether a file without edits stands in the output as a file of its own, not as a link."""
+    new = output.path(new_name[name])
+    return new.exists() and not os.path.samefile(source.path(name), new)

@@ -80,7 +80,9 @@ def test_explain(method: str) -> None:
     document = json.loads(json.dumps(catalogue.explain(method)))
 
     validate(document, "explain")
-    assert {item["name"] for item in document["parameters"]} == {field.name for field in dataclasses.fields(REGISTRY[method])}
+    assert {item["name"] for item in document["parameters"]} == {
+        field.name for field in dataclasses.fields(REGISTRY[method])
+    }
 
 
 def test_explain_prints_it() -> None:

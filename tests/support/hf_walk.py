@@ -302,16 +302,13 @@ def _layer_types(module: nn.Module) -> list[str]:
 def rotary(config: PretrainedConfig, length: int | None = None) -> dict[str, tuple[np.ndarray, float]]:
     """What the language model's rotary modules apply: group -> (inv_freq as float64, attention scaling).
 
-    `length` runs the module's own forward on positions up to `length - 1` first; without it, the module is as built.
+    The module's own forward runs first, on positions up to `length - 1`; without a length, on a short input.
     """
     config = text_config(config)
     found = {}
     for group, module in build(config).items():
         prefix = f"{group}_" if group in _layer_types(module) else ""
-        inv_freq = getattr(module, f"{prefix}inv_freq", None)
-        used = None
-        if length is not None or inv_freq is None:
-            used = _forward(module, prefix[:-1] or None, length or 2)
+        used = _forward(module, prefix[:-1] or None, length or 2)
         if used is None:  # forward has brought its buffer up to date, or never changes it
             inv_freq = getattr(module, f"{prefix}inv_freq")
             scale = float(getattr(module, f"{prefix}attention_scaling", 1.0))

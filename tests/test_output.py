@@ -1,0 +1,393 @@
+"""Writing, undoing and repeating a patch on whole checkpoints."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ropepatch
+from ropepatch import manifest, output
+from ropepatch.bundle import bundle_of
+from ropepatch.errors import CheckFailed, InputError, UsageError, WouldOverwrite
+from ropepatch.storage import files
+from tests.support import tiny
+from tests.support import llamacpp_formula as engine
+
+SPEC = tiny.ModelSpec(layers=1, hidden=64, heads=2, kv_heads=1, head_dim=32, intermediate=64, vocab=16, context=256)
+
+
+def digest(path: Path) -> str:
+    """sha256 by hashlib alone."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def tree(root: Path) -> dict[str, str]:
+    """sha256 of everything below a folder (or of a file) by relative name."""
+    if root.is_file():
+        return {"": digest(root)}
+    return {str(p.relative_to(root)): digest(p) for p in sorted(root.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture
+def gguf_file(tmp_path: Path) -> Path:
+    """A tiny llama."""
+    return tiny.write_gguf(tmp_path / "model.gguf", SPEC)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The same with a tokenizer file, a subfolder, and weights large enough to be linked."""
+    path = tiny.write_hf(tmp_path / "model", SPEC.with_(vocab=5000))
+    (path / "tokenizer.json").write_text("{}")
+    (path / "extra").mkdir()
+    (path / "extra" / "notes.txt").write_text("kept")
+    assert (path / "model.safetensors").stat().st_size > 1 << 20
+    return path
+
+
+@pytest.fixture(params=["gguf", "hf"])
+def checkpoint(request: pytest.FixtureRequest) -> Path:
+    """Each kind in turn."""
+    path: Path = request.getfixturevalue({"gguf": "gguf_file", "hf": "folder"}[request.param])
+    return path
+
+
+METHODS = ["linear", "ntk", "yarn", "mrrope-pro"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_revert_restores_the_input_from_the_output_and_its_manifest(checkpoint: Path, method: str) -> None:
+    """With the input gone, the output and its manifest give it back byte for byte."""
+    before = tree(checkpoint)
+    ropepatch.open(checkpoint).patch(method, 4.0).write()
+    written = output.default_output(ropepatch.open(checkpoint).patch(method, 4.0))
+    assert written.exists()
+    assert tree(checkpoint) == before
+    assert tree(written) != before
+    shutil.rmtree(checkpoint) if checkpoint.is_dir() else checkpoint.unlink()
+    restored = output.revert(written, output=checkpoint)
+    assert restored == checkpoint
+    assert tree(checkpoint) == before
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_revert_in_place(checkpoint: Path, method: str) -> None:
+    """A checkpoint patched in place turns back into itself, and its manifest goes."""
+    before = tree(checkpoint)
+    ropepatch.open(checkpoint).patch(method, 4.0).write(in_place=True)
+    assert tree(checkpoint) != before
+    assert output.revert(checkpoint, in_place=True) == checkpoint
+    assert tree(checkpoint) == before
+    assert not bundle_of(checkpoint).manifest.exists()
+
+
+def test_two_patches_in_place_revert_one_by_one(checkpoint: Path) -> None:
+    """The second patch keeps the first one's manifest, and undoing twice gives every state again."""
+    states = [tree(checkpoint)]
+    ropepatch.open(checkpoint).patch("yarn", 2.0).write(in_place=True)
+    states.append(tree(checkpoint))
+    ropepatch.open(checkpoint).patch("mrrope-pro", 4.0, existing="replace").write(in_place=True)
+    assert tree(checkpoint) not in states
+    output.revert(checkpoint, in_place=True)
+    assert tree(checkpoint) == states[1]
+    output.revert(checkpoint, in_place=True)
+    assert tree(checkpoint) == states[0]
+    with pytest.raises(InputError, match="there is no manifest"):
+        output.revert(checkpoint, in_place=True)
+
+
+def test_revert_works_after_the_files_have_moved(gguf_file: Path, tmp_path: Path) -> None:
+    """The manifest names no path of the machine: moved together, output and manifest still give the input."""
+    before = digest(gguf_file)
+    written = tmp_path / "out.gguf"
+    document = ropepatch.open(gguf_file).patch("yarn", 4.0).write(written)
+    assert str(tmp_path) not in document.to_text()
+    away = tmp_path / "elsewhere"
+    away.mkdir()
+    for name in ("out.gguf", "out.ropepatch.json"):
+        (tmp_path / name).rename(away / name)
+    assert digest(output.revert(away / "out.gguf")) == before
+
+
+def test_revert_refuses_an_output_that_has_changed(gguf_file: Path) -> None:
+    """A patched file that was edited since is not torn apart."""
+    written = gguf_file.with_name("out.gguf")
+    ropepatch.open(gguf_file).patch("yarn", 4.0).write(written)
+    data = bytearray(written.read_bytes())
+    data[-1] ^= 1
+    written.write_bytes(bytes(data))
+    before = tree(written.parent)
+    with pytest.raises(InputError, match="has changed since it was patched"):
+        output.revert(written)
+    assert tree(written.parent) == before
+
+
+def test_a_tampered_manifest_is_found_out(gguf_file: Path) -> None:
+    """Splices that restore something else than the input that the manifest names fail, and leave nothing."""
+    written = gguf_file.with_name("out.gguf")
+    ropepatch.open(gguf_file).patch("ntk", 4.0).write(written)
+    path = bundle_of(written).manifest
+    document = json.loads(path.read_text())
+    splice = document["predicate"]["buildDefinition"]["internalParameters"]["ropepatch_splices"]["out.gguf"][0]
+    splice["before"] = "00" * (len(splice["before"]) // 2)
+    path.write_text(json.dumps(document))
+    before = tree(written.parent)
+    with pytest.raises(CheckFailed, match="another sha256"):
+        output.revert(written)
+    assert tree(written.parent) == before
+
+
+# Nothing is left behind, nothing is overwritten ------------------------------------------------------------------------
+
+
+def flip_in_copies(monkeypatch: pytest.MonkeyPatch, *, at: int) -> None:
+    """Let every copy of a long range put one wrong byte at a place counted from the range's end."""
+    original = files.copy_range
+
+    def broken(source: int, target: int, offset: int, length: int, progress: Any = None) -> None:
+        original(source, target, offset, length, progress)
+        if length > 20_000:  # weights, no header and no config
+            end = os.lseek(target, 0, os.SEEK_CUR)
+            there = os.pread(source, 1, offset + length - at)
+            os.pwrite(target, bytes([there[0] ^ 0x40]), end - at)
+
+    monkeypatch.setattr(files, "copy_range", broken)
+
+
+@pytest.mark.parametrize("method", ["ntk", "yarn", "mrrope-pro"])
+def test_a_wrong_byte_in_tensor_data_is_found_and_the_output_deleted(
+    gguf_file: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy that flips one bit of a tensor fails the verification; exit code 1, no output, no manifest."""
+    flip_in_copies(monkeypatch, at=1000)
+    with pytest.raises(CheckFailed, match="differs from the input near offset") as caught:
+        ropepatch.open(gguf_file).patch(method, 4.0).write()
+    assert caught.value.exit_code == 1
+    assert [p.name for p in gguf_file.parent.iterdir()] == ["model.gguf"]
+
+
+def test_without_verification_the_wrong_byte_goes_through(gguf_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sabotage is real: it is the verification that finds it, and the manifest says that there was none."""
+    flip_in_copies(monkeypatch, at=1000)
+    document = ropepatch.open(gguf_file).patch("ntk", 4.0).write(verify=False)
+    assert document.verification is None
+    written = output.default_output(ropepatch.open(gguf_file).patch("ntk", 4.0))
+    old, new = engine.tensors_of(gguf_file), engine.tensors_of(written)
+    assert not all(np.array_equal(old[name], new[name]) for name in old)
+
+
+@pytest.mark.parametrize("weights", ["copy", "link"])
+def test_a_wrong_byte_in_copied_weights_is_found(
+    folder: Path, weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights that had to be copied are compared too."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr(files.fcntl, "ioctl", refuse)
+    original = os.link
+    monkeypatch.setattr(os, "link", lambda a, b: refuse() if str(a).endswith(".safetensors") else original(a, b))
+    flip_in_copies(monkeypatch, at=100)
+    with pytest.raises(CheckFailed):
+        ropepatch.open(folder).patch("yarn", 4.0).write(weights=weights, digest="full")
+    assert [p.name for p in folder.parent.iterdir()] == ["model"]
+
+
+def wrong_value(edits: Any) -> Callable[..., Any]:
+    """Splices for other values than the edits say."""
+    from ropepatch import splices
+
+    original = splices.for_file
+
+    def other(path: Path, items: Any) -> Any:
+        import dataclasses
+
+        changed = [
+            dataclasses.replace(e, after=dataclasses.replace(e.after, data=e.after.data * 1.001))
+            if e.after is not None and isinstance(e.after.data, float)
+            else e
+            for e in items
+        ]
+        return original(path, changed)
+
+    return other
+
+
+def test_a_wrong_value_is_found_and_the_output_deleted(gguf_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer that puts another number into the header fails against the independent reader."""
+    monkeypatch.setattr(output.splices, "for_file", wrong_value(None))
+    with pytest.raises(CheckFailed, match="the gguf library reads"):
+        ropepatch.open(gguf_file).patch("yarn", 4.0).write()
+    assert [p.name for p in gguf_file.parent.iterdir()] == ["model.gguf"]
+
+
+def test_frequencies_that_are_not_the_method_s_are_found(gguf_file: Path) -> None:
+    """Edits that say something else than the patch's profile fail, whoever made them."""
+    import dataclasses
+
+    model = ropepatch.open(gguf_file)
+    patch, other = model.patch("yarn", 4.0), model.patch("yarn", 4.0, attention_factor=1.139)
+    with pytest.raises(CheckFailed, match="frequencies deviate from the method's by"):
+        dataclasses.replace(patch, edits=other.edits).write()
+    assert [p.name for p in gguf_file.parent.iterdir()] == ["model.gguf"]
+
+
+@pytest.mark.parametrize("step", ["check", "build"])
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("bug"), CheckFailed("no")])
+def test_whatever_fails_late_leaves_the_input_as_it_was(
+    checkpoint: Path, step: str, in_place: bool, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupt or a failure after the bytes were written leaves no output; in place, the old bytes are back."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    before = tree(checkpoint)
+    monkeypatch.setattr(output.structure if step == "check" else output.manifest, step, fail)
+    with pytest.raises(type(error)):
+        ropepatch.open(checkpoint).patch("mrrope-pro", 4.0).write(in_place=in_place)
+    assert tree(checkpoint) == before
+    assert [p.name for p in checkpoint.parent.iterdir()] == [checkpoint.name]
+
+
+@pytest.mark.parametrize("taken", ["output", "manifest"])
+def test_what_exists_is_not_overwritten(gguf_file: Path, taken: str) -> None:
+    """Neither the output's name nor its manifest's may be there; exit code 5, both files as they were."""
+    patch = ropepatch.open(gguf_file).patch("yarn", 4.0)
+    path = output.default_output(patch)
+    blocked = path if taken == "output" else bundle_of(path).manifest
+    blocked.write_text("mine")
+    with pytest.raises(WouldOverwrite) as caught:
+        patch.write()
+    assert caught.value.exit_code == 5
+    assert blocked.read_text() == "mine"
+    assert sorted(p.name for p in gguf_file.parent.iterdir()) == sorted(["model.gguf", blocked.name])
+
+
+def test_an_existing_folder_is_not_overwritten(folder: Path) -> None:
+    """Not even an empty one."""
+    patch = ropepatch.open(folder).patch("yarn", 4.0)
+    output.default_output(patch).mkdir()
+    with pytest.raises(WouldOverwrite):
+        patch.write()
+    assert list(output.default_output(patch).iterdir()) == []
+
+
+def test_an_output_in_a_missing_folder_is_refused(checkpoint: Path) -> None:
+    """Said in one line, and nothing is made."""
+    with pytest.raises(InputError, match="no such directory"):
+        ropepatch.open(checkpoint).patch("yarn", 4.0).write(checkpoint.parent / "missing" / "out")
+    assert [p.name for p in checkpoint.parent.iterdir()] == [checkpoint.name]
+
+
+# Weights, names, digests ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weights", ["link", "copy", "none"])
+def test_the_other_files_of_a_folder(folder: Path, weights: str) -> None:
+    """Linked, copied or left out, the weights are as asked; every other file comes along, config.json changes."""
+    ropepatch.open(folder).patch("yarn", 4.0).write(folder.with_name("out"), weights=weights)
+    out = folder.with_name("out")
+    old, new = tree(folder), tree(out)
+    present = {"config.json", "tokenizer.json", "extra/notes.txt", "ropepatch.json"}
+    if weights != "none":
+        present.add("model.safetensors")
+    assert set(new) == present
+    assert {name for name in present & set(old) if old[name] != new[name]} == {"config.json"}
+    if weights == "copy":
+        assert not os.path.samefile(folder / "model.safetensors", out / "model.safetensors")
+
+
+def test_changing_an_output_s_small_file_leaves_the_input_alone(folder: Path) -> None:
+    """Only large weights may be hard links: what people edit is a file of its own."""
+    ropepatch.open(folder).patch("yarn", 4.0).write(folder.with_name("out"))
+    for name in ("tokenizer.json", "config.json", "extra/notes.txt"):
+        assert not os.path.samefile(folder / name, folder.with_name("out") / name)
+
+
+def test_a_linked_weight_survives_a_patch_in_place(folder: Path, gguf_file: Path) -> None:
+    """Two names of one file: patching one in place does not reach the other."""
+    other = gguf_file.with_name("other.gguf")
+    os.link(gguf_file, other)
+    before = digest(gguf_file)
+    ropepatch.open(other).patch("yarn", 4.0).write(in_place=True)
+    again = ropepatch.open(other).patch("yarn", 2.0, existing="replace")
+    again.write(in_place=True)  # all values keep their length now
+    assert digest(gguf_file) == before
+
+
+@pytest.mark.parametrize(
+    ("method", "factor", "name"),
+    [("yarn", 4.0, "model-yarn-4x"), ("yarn+resonance", 2.5, "model-yarn-resonance-2.5x"), ("ntk", 3, "model-ntk-3x")],
+)
+def test_default_names(checkpoint: Path, method: str, factor: float, name: str) -> None:
+    """The output stands beside the input and says what was done."""
+    path = output.default_output(ropepatch.open(checkpoint).patch(method, factor))
+    assert path == checkpoint.with_name(name + checkpoint.suffix)
+
+
+@pytest.mark.parametrize("choice", ["none", "header", "full"])
+def test_digests(gguf_file: Path, choice: str) -> None:
+    """Digests in the manifest are those of the files, or absent."""
+    written = gguf_file.with_name("out.gguf")
+    document = ropepatch.open(gguf_file).patch("yarn", 4.0).write(written, digest=choice)
+    none = choice == "none"
+    assert document.subjects == {"out.gguf": None if none else digest(written)}
+    assert document.inputs == {"model.gguf": None if none else digest(gguf_file)}
+
+
+def test_impossible_choices_are_usage_errors(gguf_file: Path) -> None:
+    """Unknown words are refused with the known ones."""
+    patch = ropepatch.open(gguf_file).patch("yarn", 4.0)
+    for options in ({"weights": "move"}, {"digest": "half"}, {"in_place": True, "output": "x.gguf"}):
+        with pytest.raises(UsageError):
+            patch.write(**options)
+    assert [p.name for p in gguf_file.parent.iterdir()] == ["model.gguf"]
+
+
+# Replay ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("through", ["manifest", "patch", "json"])
+def test_replay_on_a_sibling(gguf_file: Path, through: str) -> None:
+    """The same edits on another quantisation give the same metadata, and leave its own tensors alone."""
+    sibling = tiny.write_gguf(gguf_file.with_name("sibling.gguf"), SPEC.with_(seed=7))
+    patch = ropepatch.open(gguf_file).patch("mrrope-pro", 4.0)
+    written = gguf_file.with_name("out.gguf")
+    document = patch.write(written)
+    record: Any = {"manifest": document, "patch": patch}.get(through)
+    if through == "manifest":
+        record = manifest.read(bundle_of(written).manifest)
+    if record is None:
+        record = ropepatch.Patch.from_json(json.loads(json.dumps(patch.to_json())))
+    target = gguf_file.with_name("sibling-out.gguf")
+    output.replay(record, str(sibling)).write(target)
+    assert engine.keys_of(target) == engine.keys_of(written)
+    old, new, first = engine.tensors_of(sibling), engine.tensors_of(target), engine.tensors_of(written)
+    assert set(new) - set(old) == {"rope_freqs.weight"}
+    assert all(np.array_equal(old[name], new[name]) for name in old)
+    assert np.array_equal(new["rope_freqs.weight"], first["rope_freqs.weight"])
+    output.revert(target, output=gguf_file.with_name("back.gguf"))
+    assert digest(gguf_file.with_name("back.gguf")) == digest(sibling)
+
+
+def test_replay_on_what_is_no_sibling_is_refused(gguf_file: Path, folder: Path) -> None:
+    """Another base, another context or another format is not what the patch starts from."""
+    patch = ropepatch.open(gguf_file).patch("ntk", 4.0)
+    for name, spec in (("base", SPEC.with_(rope_theta=5000.0)), ("context", SPEC.with_(context=512))):
+        other = tiny.write_gguf(gguf_file.with_name(f"{name}.gguf"), spec)
+        with pytest.raises(InputError, match="the patch expects"):
+            output.replay(patch, str(other)).write()
+    with pytest.raises(InputError, match="is hf, the patch is for gguf; use apply --method ntk"):
+        output.replay(patch, str(folder))
+    assert not list(gguf_file.parent.glob("*-ntk-*"))
