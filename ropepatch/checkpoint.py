@@ -147,6 +147,12 @@ class Checkpoint:
 
     def _check_reach(self, group: RopeGroup, name: str, method: str) -> None:
         """A layer that sees no farther than its window gains nothing from a longer context."""
+        if group.scalable is False and method != "none":
+            raise MethodUnsupported(
+                f"nothing in the config reaches the rotation of {name}: the model computes it from constants or keeps "
+                "it apart",
+                where=self.ref,
+            )
         if group.window and method != "none":
             raise MethodUnsupported(
                 f"the layers of {name} rotate within a sliding window of {group.window} tokens and never see beyond it; "

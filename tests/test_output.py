@@ -18,8 +18,8 @@ from ropepatch import manifest, output
 from ropepatch.bundle import bundle_of
 from ropepatch.errors import CheckFailed, InputError, UsageError, WouldOverwrite
 from ropepatch.storage import files
-from tests.support import tiny
 from tests.support import llamacpp_formula as engine
+from tests.support import tiny
 
 SPEC = tiny.ModelSpec(layers=1, hidden=64, heads=2, kv_heads=1, head_dim=32, intermediate=64, vocab=16, context=256)
 
@@ -145,7 +145,7 @@ def test_a_tampered_manifest_is_found_out(gguf_file: Path) -> None:
     assert tree(written.parent) == before
 
 
-# Nothing is left behind, nothing is overwritten ------------------------------------------------------------------------
+# Nothing is left behind, nothing is overwritten ----------------------------------------------------------------------
 
 
 def flip_in_copies(monkeypatch: pytest.MonkeyPatch, *, at: int) -> None:
@@ -185,9 +185,7 @@ def test_without_verification_the_wrong_byte_goes_through(gguf_file: Path, monke
 
 
 @pytest.mark.parametrize("weights", ["copy", "link"])
-def test_a_wrong_byte_in_copied_weights_is_found(
-    folder: Path, weights: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_byte_in_copied_weights_is_found(folder: Path, weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights that had to be copied are compared too."""
 
     def refuse(*_: Any, **__: Any) -> None:

@@ -30,6 +30,7 @@ class Defaults:
         values: config keys with the class's values.
         facts: what the rotary class does; see the tool's docstring.
         disagree: keys for which the lines have different defaults.
+        only_new: whether transformers 4 does not know the model type.
     """
 
     model_type: str = ""
@@ -37,6 +38,7 @@ class Defaults:
     values: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     disagree: tuple[str, ...] = ()
+    only_new: bool = False
 
     @property
     def known(self) -> bool:
@@ -57,6 +59,11 @@ class Defaults:
     def width_from(self) -> tuple[str, ...]:
         """The keys that move the rotary width."""
         return tuple(self.facts.get("width_from", ()))
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the class computes its angles from constants, so that nothing in a config changes them."""
+        return self.model_type in _FIXED
 
     def takes(self, kind: str) -> str | None:
         """Why the class does not take the rope type ``kind``; None when it does."""
@@ -98,4 +105,5 @@ def lookup(model_type: str, version: str | None) -> Defaults:
     own, other = entry.get(line, {}), entry.get(new if line == old else old, {})
     values = {**entry.get("config", {}), **own.get("config", {})}
     facts = {**entry.get("facts", {}), **own.get("facts", {})}
-    return Defaults(model_type, line, values, facts, tuple(sorted(set(own.get("config", {})) & set(other.get("config", {})))))
+    disagree = tuple(sorted(set(own.get("config", {})) & set(other.get("config", {}))))
+    return Defaults(model_type, line, values, facts, disagree, only_new=old not in entry.get("lines", (old, new)))

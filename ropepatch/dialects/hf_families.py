@@ -89,6 +89,8 @@ def entries(section: Section, notes: list[str]) -> dict[str, Entry]:
     rope, key = rope_dict(section)
     if names and not str(names[0]).startswith("theta="):
         return {name: _grouped(section, name, rope, key) for name in _all_names(names, rope)}
+    if names and (bases := section.get("layer_rope_theta")) and isinstance(bases, Sequence):
+        return _by_layer_base(section, rope, key, bases)
     nested = {name: value for name, value in rope.items() if isinstance(value, Mapping)}
     if nested:
         return {name: entry(section, value, (*key, name), name) for name, value in nested.items()}
@@ -97,7 +99,24 @@ def entries(section: Section, notes: list[str]) -> dict[str, Entry]:
         rope = default
     elif not rope:
         rope = {k: v for k, v in default.items() if k not in ("rope_theta", "partial_rotary_factor")}
-    return {"default": entry(section, rope, key)}
+    found = entry(section, rope, key)
+    return {"default": dataclasses.replace(found, reached=not section.defaults.fixed)}
+
+
+def _by_layer_base(
+    section: Section, rope: Mapping[str, Any], key: tuple[str, ...], bases: Sequence[Any]
+) -> dict[str, Entry]:
+    """Granite's list of a base for each layer, 0 for a layer without RoPE: a group for each base."""
+    layers: dict[float, list[int]] = {}
+    for index, base in enumerate(bases[:MAX_LAYERS]):
+        if base:
+            layers.setdefault(float(section.check("layer_rope_theta", base) or 0), []).append(index)
+    plain = {k: v for k, v in rope.items() if k != "rope_theta"}
+    found = {
+        f"theta={base!r}": dataclasses.replace(entry(section, plain, key, theta=base), layers=tuple(own))
+        for base, own in layers.items()
+    }
+    return {"default": next(iter(found.values()))} if len(found) == 1 else found
 
 
 def _all_names(names: Sequence[str], rope: Mapping[str, Any]) -> list[str]:
@@ -262,10 +281,21 @@ def _deepseek_v4(section: Section, notes: list[str]) -> dict[str, Entry]:
     }
 
 
+def _modernbert(section: Section, notes: list[str]) -> dict[str, Entry]:
+    """ModernBERT: a flat ``rope_scaling`` reaches both groups, an entry by layer type its own."""
+    rope, key = rope_dict(section)
+    flat = bool(rope) and not any(isinstance(value, Mapping) for value in rope.values())
+    names = ("full_attention", "sliding_attention")
+    found = {name: _grouped(section, name, {} if flat else rope, key) for name in names}
+    return {name: dataclasses.replace(item, rope=rope) for name, item in found.items()} if flat else found
+
+
 FAMILIES: dict[str, Callable[[Section, list[str]], dict[str, Entry]]] = {
     "clvp": _clvp,
     "clvp_encoder": _clvp,
     "deepseek_v4": _deepseek_v4,
+    "modernbert": _modernbert,
+    "modernbert-decoder": _modernbert,
 }
 
 

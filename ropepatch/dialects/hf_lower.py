@@ -36,7 +36,11 @@ def lower(
     for name in changed:
         baked = dataclasses.replace(options, bake=_has_to_bake(dialect, name, after.groups[name], options))
         theta, rope = _spell(dialect, after, after.groups[name], baked, notes)
-        kinds.add(str(rope.get("rope_type", rope.get("type", "default"))))
+        kind = str(rope.get("rope_type", rope.get("type", "default")))
+        kinds.add(kind)
+        if needs_head_dim(dialect, kind):
+            wanted[("head_dim",)] = after.groups[name].head_dim
+            notes.append(f"head_dim is written: transformers 5 fails on {kind} for this model type without it")
         wanted |= hf_remote.placed(dialect.section, _place(dialect, name, theta, rope, options), theta)
     wanted |= _contexts(dialect, after, changed, kinds, notes)
     return _edits(dialect, wanted), notes
@@ -67,8 +71,9 @@ def _spell_phi(after: RopeProfile, rope: dict[str, Any], notes: list[str]) -> di
     block = {"type": "longrope", **{k: v for k, v in rope.items() if k in ("short_factor", "long_factor")}}
     attention, original, declared = rope.get("attention_factor"), after.trained_context, after.declared_context
     if attention is not None:
-        lists, known = (1.0,), bool(original and declared and original > 1)
-        usual = LongRope(lists, lists, original, declared / original).attention if known else None
+        usual = None
+        if original and declared and original > 1:
+            usual = LongRope((1.0,), (1.0,), original, declared / original).attention
         if usual is None or abs(attention / usual - 1) > 1e-9:
             block["attention_factor"] = attention
             notes.append("transformers 4 refuses attention_factor in a Phi config; this one needs transformers 5")
@@ -86,7 +91,19 @@ def _has_to_bake(dialect: HfDialect, name: str, group: RopeGroup, options: Lower
 
 
 def _refusal(dialect: HfDialect, kind: str) -> str | None:
-    return hf_remote.takes(dialect.section, kind) or dialect.section.defaults.takes(kind)
+    reason = hf_remote.takes(dialect.section, kind) or dialect.section.defaults.takes(kind)
+    return None if needs_head_dim(dialect, kind) else reason
+
+
+def needs_head_dim(dialect: HfDialect, kind: str) -> bool:
+    """Whether transformers fails on ``kind`` for want of a ``head_dim`` that the config does not spell.
+
+    Its functions for some rope types take ``config.head_dim`` as it is, and a few classes leave it null
+    (modeling_rope_utils.py of 5.23: ``getattr(config, "head_dim", …)``).
+    """
+    defaults = dialect.section.defaults
+    yarn = defaults.takes("yarn") or ""
+    return dialect.section.get("head_dim") is None and "NoneType" in yarn and kind in ("yarn", "dynamic", "longrope")
 
 
 def rope_type_of(scaling: Method, options: Lowering) -> str | None:
@@ -103,17 +120,28 @@ def _check_class(dialect: HfDialect, group: RopeGroup, options: Lowering) -> Non
     """Refuse what transformers' rotary class for this model type ignores or fails on."""
     kind = rope_type_of(group.scaling, options)
     if kind is None:
+        _check_base(dialect, group)
         return
     reason = _refusal(dialect, kind)
     if reason is None and group.rotary_dim % 2:
         reason = f"it rotates {group.rotary_dim} dimensions, an odd number"
     if reason is not None:
-        kinds = [kind for kind in hf_scaling.READ if kind != "default" and hf_remote.takes(dialect.section, kind) is None]
-        others = [kind for kind in kinds if dialect.section.defaults.takes(kind) is None]
+        others = [kind for kind in hf_scaling.READ if kind != "default" and _refusal(dialect, kind) is None]
         raise MethodUnsupported(
             f"model type {dialect.section.model_type} does not take rope_type {kind}: {reason}",
             where=str(dialect.path),
             hint="ntk and theta change the base alone" + (f"; it takes {', '.join(others)}" if others else ""),
+        )
+
+
+def _check_base(dialect: HfDialect, group: RopeGroup) -> None:
+    """Refuse a change of base where the base is not one number for the group."""
+    groups = dialect.section.defaults.facts.get("groups") or [""]
+    if group.scaling.name != "none" and (groups[0] == "scaled" or str(groups[0]).startswith("theta=")):
+        raise MethodUnsupported(
+            f"the base of {dialect.section.model_type} is shared with layers that a scaling does not reach",
+            where=str(dialect.path),
+            hint="linear, yarn and llama3 reach the scaled layers alone",
         )
 
 
@@ -137,7 +165,26 @@ def _baked(dialect: HfDialect, after: RopeProfile, group: RopeGroup, notes: list
 
 
 def _layouts(dialect: HfDialect, options: Lowering) -> tuple[str, ...]:
+    """The layouts to write.
+
+    Raises:
+        MethodUnsupported: the model type cannot say this in the layout of transformers 4.
+    """
     layout = options.hf_layout or dialect.layout_version
+    section = dialect.section
+    groups = section.defaults.facts.get("groups") or []
+    by_type = bool(groups) and not str(groups[0]).startswith("theta=")
+    if layout == "none" and by_type and section.defaults.only_new:
+        layout = "v5"
+    if layout != "v5" and by_type and (section.defaults.only_new or section.model_type.startswith("modernbert")):
+        reason = (
+            "transformers 4 has no such model" if section.defaults.only_new else "it would reach the sliding layers"
+        )
+        raise MethodUnsupported(
+            f"the v4 layout cannot hold a scaling for the full-attention layers of {section.model_type}: {reason}",
+            where=str(dialect.path),
+            hint="pass --hf-layout v5",
+        )
     return {"both": ("v4", "v5"), "v5": ("v5",)}.get(layout, ("v4",))
 
 
@@ -179,7 +226,8 @@ def _place_v4(
     if block is not None or "rope_scaling" in given:
         wanted[path] = block if block is not None else _NULL
     key = theta_key(dialect, name)
-    if given.get(key) is not None or theta != _current_theta(dialect, name):
+    moved = given.get("rope_parameters") is not None  # the base that stood in there has to stand beside now
+    if given.get(key) is not None or moved or theta != _current_theta(dialect, name):
         wanted[(key,)] = theta
     return wanted
 

@@ -192,16 +192,17 @@ FAMILIES: dict[str, Callable[[Section, list[str]], dict[str, Entry] | None]] = {
 #: families that have RoPE although their config may not show it; the family's own function says when not
 _ROTATE = frozenset(FAMILIES) - {"dbrx", "hunyuan", "hunyuan_v1_dense", "hunyuan_v1_moe", "nomic_bert"}
 _LAYOUTS = {"neobert": "interleaved"}
-#: the rope types that each code reads
+#: the rope types that each code reads as ropepatch writes them; MiniCPM's and Phi-3-small's longrope is no such one,
+#: since their code takes the magnitude from elsewhere than attention_factor
 _TAKES: dict[str, tuple[str, ...]] = {
     "baichuan": (),
     "chatglm": (),
     "internlm": ("dynamic",),
     "internlm2": ("linear", "dynamic"),
-    "minicpm": ("linear", "dynamic", "longrope"),
+    "minicpm": ("linear", "dynamic"),
     "mpt": (),
     "neobert": (),
-    "phi3small": ("longrope",),
+    "phi3small": (),
     "qwen": (),
     "xverse": (),
     "yuan": (),
@@ -235,7 +236,7 @@ def takes(section: Section, kind: str) -> str | None:
     known = _TAKES.get(section.model_type)
     if known is None or kind in known:
         return None
-    return f"its own code reads {', '.join(known)} alone" if known else "its own code reads no scaling"
+    return f"its own code reads {', '.join(known)} alone" if known else "its own code reads no scaling of this kind"
 
 
 def placed(section: Section, values: Mapping[tuple[str, ...], Any], theta: float) -> dict[tuple[str, ...], Any]:
@@ -305,7 +306,9 @@ def _in_code(section: Section, theta: float) -> dict[tuple[str, ...], Any]:
 THETA_SPELLING: dict[str, Spelling] = {
     "baichuan": _in_code,
     "chatglm": _ratio,
+    "codegen": _in_code,
     "dbrx": _in_attention,
+    "gptj": _in_code,
     "hunyuan": _stretched,
     "hunyuan_v1_dense": _stretched,
     "hunyuan_v1_moe": _stretched,
@@ -314,6 +317,7 @@ THETA_SPELLING: dict[str, Spelling] = {
     "nomic_bert": _key("rotary_emb_base"),
     "phi3small": _key("rope_embedding_base"),
     "qwen": _key("rotary_emb_base"),
+    "roformer": _in_code,
     "xverse": _in_code,
     "yuan": _in_code,
 }

@@ -21,7 +21,6 @@ from ropepatch.methods.plain import NoScaling
 from ropepatch.patch import Edit
 from ropepatch.profile import RopeGroup, RopeProfile, Source
 
-
 #: digits of a base that are tried, with the relative error allowed: round bases first, those of a patch exactly
 _BASES = (*((digits, 1e-6) for digits in range(1, 5)), *((digits, 3e-7) for digits in range(5, 13)), (12, 1e-5))
 

@@ -1,8 +1,7 @@
-"""How the two lines of transformers hand a ``config.json`` on to whoever computes the rotation.
+"""How engines get to see the rotation in a ``config.json``; and the old layout, as line 4 of transformers reads it.
 
-Line 5 (and vLLM and SGLang, which load through it) merges everything into ``rope_parameters`` and checks it; line 4
-and those who read the file on its terms take ``rope_theta`` and ``rope_scaling`` from the top and never look at
-``rope_parameters``. Sources: transformers ``modeling_rope_utils.py`` and ``models/*/configuration_*.py``.
+Line 4 and those who read the file on its terms take ``rope_theta`` and ``rope_scaling`` from the top and never look at
+``rope_parameters``. What line 5 makes of a file is in ``line5``.
 """
 
 from __future__ import annotations
@@ -18,8 +17,6 @@ from ropepatch.dialects.hf_section import Section
 from ropepatch.methods.base import Spectrum
 from ropepatch.runtimes.base import Engine, Source
 
-#: rope types that work from a trained context
-WITH_ORIGINAL = ("llama3", "yarn", "longrope")
 #: keys without which transformers refuses a rope type (``_validate_*_rope_parameters``)
 REQUIRED = {
     "linear": ("factor",),
@@ -31,24 +28,6 @@ REQUIRED = {
 ORIGINAL = "original_max_position_embeddings"
 #: keys of a rope dict that no scaling type reads as its own
 _COMMON = ("rope_type", "type", "rope_theta", "partial_rotary_factor", "mrope_section", "mrope_interleaved")
-#: what classes of line 5 that keep one dict per layer type do with a flat one (tried on 5.23.0):
-#: ``refused``; ``stray`` rope_scaling is taken in, a flat rope_parameters stays beside the dicts and is never read;
-#: ``both`` rope_scaling reaches every layer type, a flat rope_parameters is refused; ``all`` either reaches every one
-_FLAT5 = {
-    **dict.fromkeys(
-        ("beam", "diffusion_gemma_text", "embedding_gemma2_text", "gemma4_text", "gemma4_unified_text", "laguna",
-         "lfm3", "mellum", "mimo_v2_flash", "neomme", "ultrabert", "zaya"),
-        "refused",
-    ),
-    **dict.fromkeys(
-        ("gemma3_text", "gemma3n_text", "t5gemma2_text", "t5gemma2_decoder", "olmo3", "step3p5"), "stray"
-    ),
-    "modernbert": "both",
-    "modernbert-decoder": "both",
-    "dots3_note_text": "all",
-}  # fmt: skip
-#: classes of line 5 that take no notice of rope_scaling
-_NO_LEGACY5 = frozenset({"cohere2_moe"})
 
 
 @dataclass(frozen=True)
@@ -203,7 +182,7 @@ def section_of(source: Source, line: str) -> Section:
     return dataclasses.replace(section, defaults=hf_defaults.lookup(section.model_type, line))
 
 
-def _views(section: Section, ignored: tuple[str, ...]) -> dict[str, View]:
+def views_of(section: Section, ignored: tuple[str, ...]) -> dict[str, View]:
     found = hf_families.entries(section, [])
     return {
         name: View(name, entry.rope, (*section.path, *entry.key), None, entry.theta, entry, section, ignored)
@@ -211,114 +190,12 @@ def _views(section: Section, ignored: tuple[str, ...]) -> dict[str, View]:
     }
 
 
-def _without(section: Section, *names: str) -> Section:
+def without(section: Section, *names: str) -> Section:
     return dataclasses.replace(section, given={k: v for k, v in section.given.items() if k not in names})
 
 
-def _path(section: Section, *names: str) -> str:
+def path_of(section: Section, *names: str) -> str:
     return ".".join((*section.path, *names))
-
-
-# ---------------------------------------------------------------- line 5
-
-
-def line5(source: Source, engine: Engine) -> dict[str, View]:
-    """The dicts that transformers 5 ends up with, by group name, standardised and checked.
-
-    ``convert_rope_params_to_dict``, ``standardize_rope_params`` and ``validate_rope`` of transformers 5.23.
-
-    Raises:
-        RuntimeRejects: a key is missing that its rope type requires.
-    """
-    section = section_of(source, "5")
-    ignored = _shadowed(section)
-    if section.model_type in _NO_LEGACY5 and section.given.get("rope_scaling"):
-        ignored = (_path(section, "rope_scaling"),)
-        section = _without(section, "rope_scaling")
-    key, flat = _flat(section)
-    policy = _FLAT5.get(section.model_type) if flat else None
-    if policy == "refused" or (policy == "both" and key == "rope_parameters"):
-        raise engine.rejects(
-            f"keeps one dict per layer type for {section.model_type} and fails on a flat one",
-            f"{section.where}: {_path(section, key)}",
-            "write rope_parameters with one dict for each layer type",
-        )
-    if policy == "stray" and key == "rope_parameters":
-        ignored = (*ignored, *(_path(section, key, name) for name in flat))
-        section = _without(section, key)
-    views = _views(section, ignored)
-    if policy in ("both", "all"):
-        views = {name: _spread(view, flat, own_theta=policy == "both") for name, view in views.items()}
-    return {name: _checked(_standardised(view), engine) for name, view in views.items()}
-
-
-def _flat(section: Section) -> tuple[str, Mapping[str, Any]]:
-    """The flat rope dict in force and its key; empty when there is none or it is kept by layer type."""
-    for key in ("rope_scaling", "rope_parameters"):
-        found = section.given.get(key)
-        if isinstance(found, Mapping) and found:
-            return key, {} if any(isinstance(value, Mapping) for value in found.values()) else found
-    return "rope_scaling", {}
-
-
-def _spread(view: View, flat: Mapping[str, Any], *, own_theta: bool) -> View:
-    """A flat dict on a layer type that transformers copies it to."""
-    section = view.section
-    theta = flat.get("rope_theta") or section.given.get("rope_theta") or section.defaults.values.get("(default_theta)")
-    if own_theta or not isinstance(theta, (int, float)):
-        theta = view.theta
-    return dataclasses.replace(view, rope=flat, theta=float(theta), copied=True)
-
-
-def _shadowed(section: Section) -> tuple[str, ...]:
-    """Keys that another key of the same file overrules: ``rope_scaling`` replaces ``rope_parameters`` whole."""
-    scaling, parameters = section.given.get("rope_scaling"), section.given.get("rope_parameters")
-    dropped: list[str] = []
-    if isinstance(scaling, Mapping) and scaling and isinstance(parameters, Mapping) and parameters:
-        same = {**parameters, "rope_theta": None} == {**scaling, "rope_theta": None}
-        dropped += [] if same else ["rope_parameters"]
-    chosen = scaling or parameters
-    inner = chosen.get("rope_theta") if isinstance(chosen, Mapping) else None
-    outer = section.given.get("rope_theta")
-    if inner is not None and outer is not None and inner != outer:
-        dropped.append("rope_theta")
-    return tuple(_path(section, name) for name in dropped)
-
-
-def _standardised(view: View) -> View:
-    """The type under its new name, and the original context filled in.
-
-    A top-level original context overwrites the one in a flat dict; without either it becomes max_position_embeddings.
-    """
-    rope = dict(view.rope)
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind in WITH_ORIGINAL:
-        if view.original is not None and not view.nested:
-            rope[ORIGINAL] = view.original
-        elif ORIGINAL not in rope and view.max_position is not None:
-            rope[ORIGINAL] = view.max_position
-    if view.model_type in ("phi3", "phi4_multimodal") and kind in ("su", "yarn"):
-        kind = "longrope"  # after the original context was filled in for the old name: "su" is left without one
-    if kind == "mrope" and view.model_type.startswith(("qwen2_vl", "qwen2_5_vl")):
-        kind = "default"
-    return dataclasses.replace(view, rope=rope, kind=kind)
-
-
-def _checked(view: View, engine: Engine) -> View:
-    missing = [key for key in REQUIRED.get(view.kind or "", ()) if key not in view.rope]
-    if missing:
-        raise engine.rejects(
-            f"stops with a KeyError: rope type {view.kind!r} lacks {', '.join(missing)}",
-            view.where,
-            f"write {ORIGINAL} inside the dict" if view.rope.get("type") == "su" else None,
-        )
-    width = view.section.get("head_dim")  # checked only where the class has the attribute
-    if isinstance(width, int) and width > 4 and width % 2 and view.partial == 1:
-        raise engine.rejects(f"refuses a head of {view.head_dim} dimensions: RoPE needs pairs", view.where)
-    return view
-
-
-# ---------------------------------------------------------------- line 4
 
 
 def line4(source: Source) -> dict[str, View]:
@@ -328,13 +205,13 @@ def line4(source: Source) -> dict[str, View]:
     gives the class defaults, without an error or a warning.
     """
     section = section_of(source, "4")
-    ignored = [_path(section, "rope_parameters")] if section.given.get("rope_parameters") else []
+    ignored = [path_of(section, "rope_parameters")] if section.given.get("rope_parameters") else []
     rope = section.given.get("rope_scaling")
-    section = _without(section, "rope_parameters")
+    section = without(section, "rope_parameters")
     if isinstance(rope, Mapping):
         inner = [name for name in ("rope_theta", "partial_rotary_factor") if name in rope]
-        ignored += [_path(section, "rope_scaling", name) for name in inner]
+        ignored += [path_of(section, "rope_scaling", name) for name in inner]
         kept = {name: value for name, value in rope.items() if name not in inner}
         section = dataclasses.replace(section, given={**section.given, "rope_scaling": kept})
-    views = _views(section, tuple(ignored))
+    views = views_of(section, tuple(ignored))
     return {name: dataclasses.replace(view, key=(*section.path, "rope_scaling")) for name, view in views.items()}

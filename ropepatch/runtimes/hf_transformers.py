@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ropepatch.methods.base import Frequencies, yarn_attention
-from ropepatch.runtimes import config_view, recipes
+from ropepatch.runtimes import config_view, line5, recipes
 from ropepatch.runtimes.base import Behaviour, Engine, Prediction, Source, Version
 from ropepatch.runtimes.config_view import ORIGINAL, Reader, View
 
@@ -42,7 +42,7 @@ class Transformers:
         """What the rotary modules compute in a forward pass over ``length`` tokens."""
         if self.version < (5,):
             return {name: self._line4(view, length) for name, view in config_view.line4(source).items()}
-        views = config_view.line5(source, self.engine)
+        views = line5.line5(source, self.engine)
         return {name: self._line5(view, length) for name, view in views.items()}
 
     def _line5(self, view: View, length: int | None) -> Prediction:

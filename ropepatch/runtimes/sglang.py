@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ropepatch.methods.base import Frequencies, yarn_attention
-from ropepatch.runtimes import config_view, recipes
+from ropepatch.runtimes import line5, recipes
 from ropepatch.runtimes.base import Behaviour, Engine, Prediction, Source, Version
 from ropepatch.runtimes.config_view import ORIGINAL, Reader, View
 from ropepatch.runtimes.vllm import DEEPSEEK, fixed_dynamic, phi3_longrope, reject_whole_factor
@@ -42,7 +42,7 @@ class Sglang:
 
     def predict(self, source: Source, length: int | None) -> dict[str, Prediction]:
         """What a batch whose longest position is ``length`` is rotated by."""
-        views = config_view.line5(source, self.engine)
+        views = line5.line5(source, self.engine)
         return {name: self._group(view, length) for name, view in views.items()}
 
     def _group(self, view: View, length: int | None) -> Prediction:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ropepatch.methods.base import Frequencies, yarn_attention
 from ropepatch.methods.plain import rebased
-from ropepatch.runtimes import config_view, recipes
+from ropepatch.runtimes import config_view, line5, recipes
 from ropepatch.runtimes.base import Behaviour, Engine, Prediction, Source, Version
 from ropepatch.runtimes.config_view import ORIGINAL, Reader, View
 
@@ -53,7 +53,7 @@ class Vllm:
         if self.version < (0, 12):  # reads rope_scaling; PR #28542 brought rope_parameters
             views = {name: _old(view) for name, view in config_view.line4(source).items()}
         else:
-            views = config_view.line5(source, self.engine)
+            views = line5.line5(source, self.engine)
         return {name: self._group(self._typed(view), length) for name, view in views.items()}
 
     def _typed(self, view: View) -> View:
@@ -68,7 +68,7 @@ class Vllm:
             rope["attention_factor"] = (yarn_attention(Reader(view, self.engine).need("factor")) - 1) * 0.7 + 1
         if view.model_type in DEEPSEEK and kind not in ("default", None):
             kind = "deepseek_yarn"
-        if kind in config_view.WITH_ORIGINAL and view.max_position:
+        if kind in line5.WITH_ORIGINAL and view.max_position:
             rope.setdefault(ORIGINAL, view.original or view.max_position)
         return replace(view, kind=kind, rope=rope)
 

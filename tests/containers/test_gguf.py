@@ -73,7 +73,9 @@ def read(path: Path) -> tuple[dict[str, tuple[str, Any]], dict[str, Array]]:
             continue
         kind = field.types[0].name
         keys[name] = (kind, (field.types[1].name, field.contents())) if kind == "ARRAY" else (kind, field.contents())
-    tensors = {t.name: np.array(t.data, dtype=np.float32).reshape([int(n) for n in t.shape[::-1]]) for t in reader.tensors}
+    tensors = {
+        t.name: np.array(t.data, dtype=np.float32).reshape([int(n) for n in t.shape[::-1]]) for t in reader.tensors
+    }
     return keys, tensors
 
 
@@ -216,7 +218,15 @@ def test_tensors_keep_type_and_shape(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "value"),
-    [("UINT32", -1), ("UINT32", 2**32), ("UINT8", 256), ("INT32", 2**31), ("FLOAT32", 1e39), ("UINT32", 1.5), ("BOOL", None)],
+    [
+        ("UINT32", -1),
+        ("UINT32", 2**32),
+        ("UINT8", 256),
+        ("INT32", 2**31),
+        ("FLOAT32", 1e39),
+        ("UINT32", 1.5),
+        ("BOOL", None),
+    ],
 )
 def test_values_that_do_not_fit_their_type_are_refused(tmp_path: Path, kind: str, value: Any) -> None:
     """A number outside its type's range is refused with the key's name, never wrapped round."""

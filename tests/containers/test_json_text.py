@@ -98,7 +98,9 @@ def test_delete_gives_what_the_writer_would_have_written(
 
 
 @given(OBJECTS, KEYS, STYLES)
-def test_deleting_what_is_not_there_changes_nothing(document: dict[str, Any], key: str, style: int | str | None) -> None:
+def test_deleting_what_is_not_there_changes_nothing(
+    document: dict[str, Any], key: str, style: int | str | None
+) -> None:
     """An absent key is no error."""
     document.pop(key, None)
     text = render(document, style, "\n")
@@ -168,7 +170,7 @@ def test_set_touches_the_value_alone_in_any_layout(data: st.DataObject, laid: La
 
 @given(st.data(), laid_out())
 def test_add_and_delete_touch_no_other_member_in_any_layout(data: st.DataObject, laid: Laid) -> None:
-    """A new member goes behind the last; deleting it again, or any other, leaves all other members as they are spelled."""
+    """A new member goes behind the last; deleting it again, or any other, leaves all the others as they are spelled."""
     parent = data.draw(st.sampled_from(paths(json.loads(laid.text))))
     added = json_text.set_value(laid.text, (*parent, "new"), {"x": 1.0, "y": [2.0]})
     document = raw(laid.text)

@@ -47,7 +47,17 @@ def agrees(path: Path, frequencies: Any, n_ctx: int | None = None) -> None:
     assert magnitude == pytest.approx(frequencies.attention_scale, rel=1e-6)
 
 
-EVERY = ["linear", "ntk", "ntk-critical", "yarn", "ntk-by-parts", "llama3", "mrrope-uni", "mrrope-pro", "yarn+resonance"]
+EVERY = [
+    "linear",
+    "ntk",
+    "ntk-critical",
+    "yarn",
+    "ntk-by-parts",
+    "llama3",
+    "mrrope-uni",
+    "mrrope-pro",
+    "yarn+resonance",
+]
 
 
 @pytest.mark.parametrize("method", EVERY)
@@ -173,7 +183,7 @@ def test_bake_writes_factors_where_a_key_would_do(gguf_file: Make) -> None:
 
 def test_dynamic_is_refused_with_what_would_work(gguf_file: Make) -> None:
     """llama.cpp's base does not follow the length."""
-    with pytest.raises(MethodUnsupported, match="dynamic follows the length at run time.*ntk sets the base"):
+    with pytest.raises(MethodUnsupported, match=r"dynamic follows the length at run time.*ntk sets the base"):
         ropepatch.open(gguf_file()).patch("dynamic", 4.0)
 
 
@@ -274,7 +284,7 @@ def test_the_old_name_of_the_factor_is_read_and_cleared(gguf_file: Make) -> None
 @pytest.mark.parametrize("value", ["llama3", "dynamic", "mrope", "default", "YARN", ""])
 def test_an_unknown_scaling_type_is_refused(gguf_file: Make, value: str) -> None:
     """A string that makes llama.cpp abort is named, with those that it knows."""
-    with pytest.raises(InputError, match="llama.cpp aborts on it; it knows none, linear, yarn, longrope") as caught:
+    with pytest.raises(InputError, match=r"llama\.cpp aborts on it; it knows none, linear, yarn, longrope") as caught:
         _ = ropepatch.open(gguf_file(keys={".rope.scaling.type": value})).profile
     assert "llama.rope.scaling.type" in str(caught.value)
 
@@ -337,7 +347,11 @@ def test_keys_that_are_not_understood_are_kept(gguf_file: Make) -> None:
     keys = {".rope.scaling.finetuned": True, ".rope.something": 3.5, ".rope.scaling.yarn_beta_fast": 64.0}
     path = gguf_file("qwen2", keys)
     found = ropepatch.open(path).profile.unrecognised
-    assert found == {"qwen2.rope.scaling.finetuned": True, "qwen2.rope.something": 3.5, "qwen2.rope.scaling.yarn_beta_fast": 64.0}
+    assert found == {
+        "qwen2.rope.scaling.finetuned": True,
+        "qwen2.rope.something": 3.5,
+        "qwen2.rope.scaling.yarn_beta_fast": 64.0,
+    }
     _, output = patched(path, "ntk")
     assert engine.keys_of(output)["qwen2.rope.something"] == 3.5
     assert engine.keys_of(output)["qwen2.rope.scaling.finetuned"] is True
@@ -433,7 +447,9 @@ SLIDING = {".attention.sliding_window": 48}
 @pytest.mark.parametrize("keys", [SLIDING, {**SLIDING, ".rope.freq_base_swa": 10000.0}])
 @pytest.mark.parametrize("label", ["gpt-oss", "gemma2", "cohere2"])
 @pytest.mark.parametrize("method", ["ntk", "linear", "yarn"])
-def test_sliding_layers_that_follow_are_one_group(gguf_file: Make, label: str, method: str, keys: dict[str, Any]) -> None:
+def test_sliding_layers_that_follow_are_one_group(
+    gguf_file: Make, label: str, method: str, keys: dict[str, Any]
+) -> None:
     """Where sliding layers take the file's base and factor, all layers are one group and a patch reaches all."""
     path = gguf_file("qwen3", keys, label=label)
     assert list(ropepatch.open(path).profile.groups) == ["default"]

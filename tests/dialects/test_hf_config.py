@@ -118,7 +118,9 @@ def test_the_file_s_style_is_kept(config: Make, indent: int | str | None, newlin
 
 def test_odd_spellings_of_other_numbers_stay(config: Make) -> None:
     """What a JSON writer would normalise is not touched."""
-    text = '{"model_type":"llama","hidden_size":128, "num_attention_heads":4,"rms_norm_eps":1.00E-6 ,"x":"\\u00e9\\/",\n'
+    text = (
+        '{"model_type":"llama","hidden_size":128, "num_attention_heads":4,"rms_norm_eps":1.00E-6 ,"x":"\\u00e9\\/",\n'
+    )
     text += '"max_position_embeddings":4096,"rope_theta":1e4}'
     after = text_of(config(text), "yarn")
     for piece in ('"rms_norm_eps":1.00E-6 ,"x":"\\u00e9\\/",\n', '"rope_theta":1e4', '"max_position_embeddings":16384'):
@@ -200,8 +202,10 @@ def test_a_composite_is_patched_in_its_text_config(config: Make) -> None:
     after = result(folder, "yarn")
     assert after["text_config"]["rope_scaling"] == YARN
     assert after["text_config"]["max_position_embeddings"] == 4 * T
-    assert {k: v for k, v in after.items() if k != "text_config"} == {k: v for k, v in outer.items() if k != "text_config"}
-    assert {k for k in after["text_config"]} == set(text)
+    assert {k: v for k, v in after.items() if k != "text_config"} == {
+        k: v for k, v in outer.items() if k != "text_config"
+    }
+    assert set(after["text_config"]) == set(text)
 
 
 def test_sections_of_multimodal_rope_outlive_a_patch(config: Make) -> None:
@@ -291,14 +295,16 @@ def test_compose_with_dynamic_is_refused(config: Make) -> None:
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 500.0}}, "yarn", 500.0),
         ({"rope_scaling": {"factor": 4.0}}, "none", 10000.0),
         ({"rope_scaling": {}}, "none", 10000.0),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {**YARN, "rope_theta": 5.0}}, "linear", 10000.0),
+        (
+            {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {**YARN, "rope_theta": 5.0}},
+            "linear",
+            10000.0,
+        ),
         ({"rope_theta": None}, "none", 10000.0),
         ({"rope_theta": 500000}, "none", 500000.0),
     ],
 )
-def test_precedence_is_that_of_transformers_5(
-    config: Make, changes: dict[str, Any], method: str, theta: float
-) -> None:
+def test_precedence_is_that_of_transformers_5(config: Make, changes: dict[str, Any], method: str, theta: float) -> None:
     """rope_scaling beats rope_parameters, rope_type beats type, a base inside beats one beside."""
     group = ropepatch.open(config({**V4, **changes})).profile.groups["default"]
     assert (group.scaling.name, group.rope_theta) == (method, theta)
@@ -346,13 +352,13 @@ def test_impossible_values_are_refused_by_key(config: Make, changes: dict[str, A
 def test_models_without_rope_are_refused(config: Make, model_type: str) -> None:
     """Nothing to patch, by name."""
     start = {k: v for k, v in V4.items() if not k.startswith("rope")} | {"model_type": model_type}
-    with pytest.raises(NoRope, match="has no (rotary position embedding|RoPE); there is nothing to patch"):
+    with pytest.raises(NoRope, match=r"no (rotary position embedding|RoPE).*; there is nothing to patch"):
         _ = ropepatch.open(config(start)).profile
 
 
 def test_folders_without_a_checkpoint_are_refused(tmp_path: Path) -> None:
     """An empty folder, a missing path and an unknown file are three different messages."""
-    with pytest.raises(InputError, match="holds no config.json"):
+    with pytest.raises(InputError, match=r"holds no config\.json"):
         ropepatch.open(tmp_path)
     with pytest.raises(InputError, match="no such file"):
         ropepatch.open(tmp_path / "missing")

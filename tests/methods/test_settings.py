@@ -22,7 +22,11 @@ APPLICABLE = [kind for kind in REGISTRY.values() if kind.applicable]
 def fields_of(kind: type[Method], *types: type) -> list[str]:
     """The parameters of a class that hold one of these types (or None)."""
     hints = typing.get_type_hints(kind)
-    return [f.name for f in dataclasses.fields(kind) if hints[f.name] in types or any(hints[f.name] == (t | None) for t in types)]
+    return [
+        f.name
+        for f in dataclasses.fields(kind)
+        if hints[f.name] in types or any(hints[f.name] == (t | None) for t in types)
+    ]
 
 
 NUMBERS = [(kind.name, name) for kind in APPLICABLE for name in fields_of(kind, int, float)]

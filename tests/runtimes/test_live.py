@@ -29,9 +29,8 @@ SPELLINGS: dict[str, dict[str, Any]] = {
 }
 #: one of each way that transformers 5 treats a dict
 ARCHITECTURES = (
-    "llama", "qwen2", "qwen3", "gemma3_text", "gemma3n_text", "gemma4_text", "t5gemma2_text", "olmo3", "gpt_oss",
-    "deepseek_v3", "glm4", "gpt_neox", "phi", "phi3", "stablelm", "nemotron", "cohere2", "cohere2_moe", "llama4_text",
-    "mimo_v2_flash", "laguna", "recurrent_gemma", "qwen2_vl_text", "modernbert-decoder",
+    "llama", "qwen3", "gemma3_text", "gemma4_text", "olmo3", "step3p5", "gpt_oss", "deepseek_v3", "glm4", "gpt_neox",
+    "phi", "phi3", "nemotron", "cohere2_moe", "llama4_text", "mimo_v2_flash", "recurrent_gemma", "modernbert-decoder",
 )  # fmt: skip
 
 

@@ -67,9 +67,7 @@ def test_copies_larger_than_one_request(source: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "full"), RuntimeError("bug")])
 @pytest.mark.parametrize("step", ["copy_range", "_write_all", "sync_folder"])
-def test_nothing_is_left_behind(
-    source: Path, step: str, error: BaseException, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_left_behind(source: Path, step: str, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     """An interrupt, a full disk or a bug at any step leaves the input alone and no other file behind."""
 
     def fail(*_: Any, **__: Any) -> None:

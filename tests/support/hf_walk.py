@@ -309,10 +309,14 @@ def rotary(config: PretrainedConfig, length: int | None = None) -> dict[str, tup
     for group, module in build(config).items():
         prefix = f"{group}_" if group in _layer_types(module) else ""
         used = _forward(module, prefix[:-1] or None, length or 2)
-        if used is None:  # forward has brought its buffer up to date, or never changes it
-            inv_freq = getattr(module, f"{prefix}inv_freq")
+        inv_freq = getattr(module, f"{prefix}inv_freq", None)
+        if inv_freq is not None:  # forward has brought its buffer up to date, or never changes it
             scale = float(getattr(module, f"{prefix}attention_scaling", 1.0))
-            used = inv_freq.detach().double().numpy().reshape(-1), scale
+            kept = inv_freq.detach().double().numpy().reshape(-1), scale
+            if used is None or (np.allclose(used[0], kept[0], rtol=1e-6, atol=0) and abs(used[1] - scale) < 1e-6):
+                used = kept
+        if used is None:
+            raise Unbuildable(f"{type(module).__name__}: keeps no inv_freq and its forward takes no positions")
         found[group] = used
     return found
 
@@ -339,7 +343,7 @@ def _forward(module: nn.Module, layer_type: str | None, length: int) -> tuple[np
                     break
                 except (RuntimeError, IndexError, TypeError):  # default M-RoPE sections that do not fit the dimension
                     continue
-            if out is None or re.search(r"self\.inv_freq|_inv_freq\b", inspect.getsource(type(module).forward)):
+            if out is None or re.search(r"self\.inv_freq|_inv_freq\b|\"inv_freq\"", inspect.getsource(type(module).forward)):
                 return None
             cos, sin = (t[0, 0] for t in out)
     return _once(np.arctan2(sin.double().numpy(), cos.double().numpy())), float(np.median(np.hypot(sin, cos)))

@@ -64,7 +64,9 @@ def buffer(values: Any, dtype: str = "F32") -> tuple[str, tuple[int, ...], bytes
     return dtype, (len(values),), stored(values, dtype)
 
 
-def folder(root: Path, config: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]], *, index: bool = False) -> Path:
+def folder(
+    root: Path, config: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]], *, index: bool = False
+) -> Path:
     """A folder with a config, safetensors files, and an index of them when wanted."""
     root.mkdir(parents=True, exist_ok=True)
     (root / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -23,7 +23,9 @@ def numbers(low: float, high: float) -> st.SearchStrategy[float]:
 def spectra() -> st.SearchStrategy[Spectrum]:
     """Plain rotations of 2 to 128 pairs."""
     return st.builds(
-        lambda theta, pairs: Spectrum.plain(theta, 2 * pairs), numbers(100.0, 1e8), st.integers(min_value=2, max_value=128)
+        lambda theta, pairs: Spectrum.plain(theta, 2 * pairs),
+        numbers(100.0, 1e8),
+        st.integers(min_value=2, max_value=128),
     )
 
 
@@ -109,7 +111,9 @@ def cases(
         chosen = draw(_settings(kind.name, rope, lowest_slow))
         return Case(kind.extend(Target(by, original, rope), chosen), rope, original, by)
     if kind.name == "proportional":
-        return Case(kind.from_parameters({"partial_rotary_factor": draw(numbers(0.05, 1.0)), "factor": by}), rope, original, by)
+        return Case(
+            kind.from_parameters({"partial_rotary_factor": draw(numbers(0.05, 1.0)), "factor": by}), rope, original, by
+        )
     lists = {"long": draw(_sorted_list(rope.inv_freq.size)), "attention_factor": draw(numbers(0.5, 2.0))}
     return Case(kind.from_parameters(lists), rope, original, by)
 

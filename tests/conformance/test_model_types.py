@@ -1,0 +1,87 @@
+"""Every model type of the installed transformers, patched with YaRN and loaded again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ropepatch import checkpoint, errors
+from ropepatch.frequencies import profile_frequencies
+
+transformers = pytest.importorskip("transformers", reason="transformers is not installed: no live walk of model types")
+from tests.support import hf_walk  # noqa: E402
+
+#: what a refusal may rest on: the reason has to be one of these, and the test checks what can be checked of it
+REASONS = {
+    "proportional": "proportional RoPE",
+    "window": "sliding window",
+    "unread": "does not take rope_type",
+    "constants": "computes it from constants",
+    "no rotation": "has no rotary position embedding",
+    "scaled already": "is scaled already",
+    "v4": "the v4 layout cannot hold",
+}
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> None:
+    """transformers warns about half of its own defaults."""
+    transformers.logging.set_verbosity_error()
+
+
+def agree(found: dict, want: dict) -> None:
+    """Every group that the module has carries the frequencies that ropepatch promised."""
+    for group, (inv_freq, attention) in found.items():
+        promised = want.get(group) or (next(iter(want.values())) if len(want) == 1 else None)
+        assert promised is not None, f"no group {group} in {list(want)}"
+        np.testing.assert_allclose(promised.inv_freq, inv_freq, rtol=1e-6, atol=0)
+        assert promised.attention_scale == pytest.approx(attention, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", hf_walk.model_types())
+def test_yarn_is_read_as_promised_or_refused(name: str, tmp_path: Path) -> None:
+    """The patched config of every model type loads with the promised frequencies, or the refusal is right."""
+    config = hf_walk.default_config(name)
+    config.save_pretrained(tmp_path / "in")
+    try:
+        model = checkpoint.open(tmp_path / "in")
+        existing = "replace" if model.profile.scaled else "error"
+        original = None if model.profile.trained_context else 4096
+        patch = model.patch("yarn", 4.0, existing=existing, original=original)
+        patch.write(tmp_path / "out")
+    except errors.InputError as error:
+        assert any(text in str(error) for text in REASONS.values()), str(error)
+        if "does not take rope_type" in str(error):
+            assert fails_or_ignores(config, tmp_path), f"transformers takes what was refused: {error}"
+        return
+    loaded = type(config).from_pretrained(tmp_path / "out")
+    after = hf_walk.rotary(loaded)
+    agree(after, profile_frequencies(patch.after))
+    before = hf_walk.rotary(config)
+    assert any(
+        values[0].shape != before[group][0].shape or not np.allclose(values[0], before[group][0], rtol=1e-9)
+        for group, values in after.items()
+        if group in before
+    ), "nothing changed"
+
+
+def fails_or_ignores(config: object, folder: Path) -> bool:
+    """Whether transformers, given YaRN by hand, refuses to build the module or leaves its frequencies alone."""
+    import json
+
+    text = json.loads((folder / "in" / "config.json").read_text())
+    section = text
+    for key in filter(None, hf_walk.text_path(config)):
+        section = section.setdefault(key, {})
+    section.pop("rope_parameters", None)
+    section["rope_scaling"] = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096}
+    (folder / "hand").mkdir()
+    (folder / "hand" / "config.json").write_text(json.dumps(text))
+    try:
+        after = hf_walk.rotary(type(config).from_pretrained(folder / "hand"))
+    except Exception:
+        return True
+    before = hf_walk.rotary(config)
+    return all(np.array_equal(values[0], before[group][0]) for group, values in after.items() if group in before)

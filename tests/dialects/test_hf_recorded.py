@@ -1,0 +1,64 @@
+"""Every RoPE model type of two lines of transformers, from recorded vectors of their own rotary modules."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ropepatch.dialects.hf_config import HfDialect
+from ropepatch.errors import NoRope
+from ropepatch.frequencies import profile_frequencies
+
+DATA = Path(__file__).parent.parent / "data"
+LINES = ("4.57.6", "5.23.0")
+#: the module exists and the default config leaves it out of the model
+UNUSED = {"esm", "granitemoehybrid", "seamless_m4t", "wav2vec2-bert", "wav2vec2-conformer", "zamba2"}
+#: the module permutes the frequencies by M-RoPE section, which is the runtime's doing and no setting
+PERMUTED = {"ernie4_5_vl_moe", "ernie4_5_vl_moe_text"}
+
+
+@lru_cache(maxsize=2)
+def recorded(line: str) -> dict[str, Any]:
+    """The vectors of one line."""
+    return json.loads(gzip.decompress((DATA / f"hf_rotary_{line}.json.gz").read_bytes()))
+
+
+def cases() -> list[Any]:
+    """One case a line and model type."""
+    return [pytest.param(line, name, id=f"{line}-{name}") for line in LINES for name in sorted(recorded(line)["models"])]
+
+
+@pytest.mark.parametrize(("line", "name"), cases())
+@pytest.mark.parametrize("text", ["full", "sparse"])
+def test_frequencies_equal_the_module(line: str, name: str, text: str) -> None:
+    """inv_freq and attention scale equal the rotary module's, from the full and from the sparse config."""
+    record = recorded(line)["models"][name]
+    if record.get(text) is None:
+        pytest.skip(f"transformers {line} could not write the {text} config of {name}")
+    config = {"model_type": name, **record[text], "transformers_version": line}
+    dialect = HfDialect(Path("."), Path("config.json"), config)
+    if name in UNUSED:
+        with pytest.raises(NoRope):
+            dialect.lift("ref")
+        return
+    found = profile_frequencies(dialect.lift("ref"))
+    for group, values in record["groups"].items():
+        have = found.get(group) or (next(iter(found.values())) if len(found) == 1 else None)
+        assert have is not None, f"no group {group} in {list(found)}"
+        want = np.asarray(recorded(line)["inv_freq"][values["inv_freq"]], dtype=np.float64)
+        inv_freq = np.sort(have.inv_freq)[::-1] if name in PERMUTED else have.inv_freq
+        want = np.sort(want)[::-1] if name in PERMUTED else want
+        np.testing.assert_allclose(inv_freq, want, rtol=1e-6, atol=0)
+        assert have.attention_scale == pytest.approx(values["attention_scaling"], rel=1e-6)
+
+
+def test_the_walk_is_whole() -> None:
+    """The recordings hold at least the model types that build a rotary module with default arguments."""
+    assert len(recorded("5.23.0")["models"]) >= 295
+    assert len(recorded("4.57.6")["models"]) >= 122
