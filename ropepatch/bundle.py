@@ -74,7 +74,8 @@ class Bundle:
     def default(self, tag: str) -> Path:
         """``model.gguf`` to ``model-TAG.gguf``, ``model/`` to ``model-TAG/``, beside the input."""
         if self.kind == "folder":
-            return self.root.resolve().with_name(f"{self.stem}-{tag}")
+            plain = self.root.name not in ("", ".", "..")
+            return (self.root if plain else self.root.resolve()).with_name(f"{self.stem}-{tag}")
         suffix = self.names[0][-18:] if self.kind == "split" else Path(self.names[0]).suffix
         return self.root / (f"{self.stem}-{tag}-{suffix}" if self.kind == "split" else f"{self.stem}-{tag}{suffix}")
 

@@ -183,7 +183,9 @@ def _appearing(target: Bundle) -> Iterator[Bundle]:
         raise
 
 
-def revert(ref: Path, *, output: Path | None = None, in_place: bool = False, progress: Progress | None = None) -> Path:
+def revert(
+    ref: str | Path, *, output: str | Path | None = None, in_place: bool = False, progress: Progress | None = None
+) -> Path:
     """Restore the input of a patch, byte for byte, from the output and its manifest.
 
     Args:
@@ -199,6 +201,7 @@ def revert(ref: Path, *, output: Path | None = None, in_place: bool = False, pro
         InputError: there is no manifest, or the checkpoint has changed since.
         CheckFailed: what was restored has another sha256 than the input had.
     """
+    ref = Path(ref)
     if not ref.exists():
         raise InputError("no such file or directory", where=str(ref))
     patched = bundle_of(ref)
@@ -213,7 +216,7 @@ def revert(ref: Path, *, output: Path | None = None, in_place: bool = False, pro
         _check_restored(patched, patched, record, changes)
         _restore_manifest(patched.manifest, record)
         return patched.anchor
-    target = patched.renamed(output or patched.default("reverted"))
+    target = patched.renamed(Path(output) if output else patched.default("reverted"))
     target.refuse_existing()
     with _appearing(target) as work:
         bundle.write(patched, work, changes, "link", progress)
@@ -275,5 +278,11 @@ def replay(record: Manifest | Patch, ref: str) -> Patch:
     edits = tuple(patch.edits)
     if before.source.format == "gguf":
         edits = tuple(dataclasses.replace(edit, file=_counterpart(edit.file, model)) for edit in edits)
+    if before.groups != patch.before.groups:
+        raise InputError(
+            "has other RoPE settings than the checkpoint that the patch was made for",
+            where=ref,
+            hint=f"ropepatch diff shows them; apply --method {patch.method} makes a patch for this one",
+        )
     after = dataclasses.replace(patch.after, source=before.source, notes=before.notes)
     return dataclasses.replace(patch, ref=ref, edits=edits, before=before, after=after, root=model.dialect.root)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ropepatch.containers.ggml_types import TYPES
 from ropepatch.errors import InputError
 from ropepatch.storage.splice import Splice
 
@@ -296,15 +297,14 @@ class _Scanner:
         header.tensors[name] = TensorInfo(name, shape, kind, offset, size)
 
     def _size(self, name: str, shape: tuple[int, ...], kind: int) -> int:
-        sizes = _block_sizes()
-        if kind not in sizes:
+        if kind not in TYPES:
             raise self.fail(f"tensor {name!r} has unknown type {kind}")
         elements = 1
         for length in shape:
             if length < 0:
                 raise self.fail(f"tensor {name!r} has a negative dimension")
             elements *= length
-        block, width = sizes[kind]
+        _, block, width = TYPES[kind]
         if elements >= 1 << 63 or (shape and shape[0] % block):
             raise self.fail(f"tensor {name!r} has the impossible shape {shape}")
         return elements // block * width
@@ -316,19 +316,6 @@ class _Scanner:
                 f"tensor data ends at {header.data_offset + end}, the file at {self.size}: it is truncated",
                 where=str(self.path),
             )
-
-
-def _block_sizes() -> Mapping[int, tuple[int, int]]:
-    """Elements and bytes of a block of each tensor type, from the gguf library's own table."""
-    global _SIZES
-    if _SIZES is None:
-        from gguf.constants import GGML_QUANT_SIZES
-
-        _SIZES = {int(kind): sizes for kind, sizes in GGML_QUANT_SIZES.items()}
-    return _SIZES
-
-
-_SIZES: Mapping[int, tuple[int, int]] | None = None
 
 
 def encode_key(header: Header, key: str, type_name: str, value: Any) -> bytes:

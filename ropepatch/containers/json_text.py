@@ -96,10 +96,16 @@ def dumps(value: Any, indent: str, depth: int, newline: str = "\n") -> str:
         return repr(value)
     if isinstance(value, dict) and value and indent:
         inner = newline + indent * (depth + 1)
-        items = (f"{json.dumps(k, ensure_ascii=False)}: {dumps(v, indent, depth + 1, newline)}" for k, v in value.items())
+        items = (
+            f"{json.dumps(k, ensure_ascii=False)}: {dumps(v, indent, depth + 1, newline)}" for k, v in value.items()
+        )
         return "{" + ",".join(inner + item for item in items) + newline + indent * depth + "}"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(k, ensure_ascii=False)}: {dumps(v, indent, depth)}" for k, v in value.items()) + "}"
+        return (
+            "{"
+            + ", ".join(f"{json.dumps(k, ensure_ascii=False)}: {dumps(v, indent, depth)}" for k, v in value.items())
+            + "}"
+        )
     if isinstance(value, (list, tuple)):
         if indent and value:
             inner = newline + indent * (depth + 1)

@@ -135,4 +135,6 @@ class HfDialect:
 
         edits, notes = hf_lower.lower(self, before, after, options)
         tensors, more = inv_freq_tensors.edits(self, before, after)
+        if (self.root / "params.json").exists():
+            more.append("params.json stays as it is: engines that read Mistral's format need it patched too, by name")
         return [*edits, *tensors], [*notes, *more]

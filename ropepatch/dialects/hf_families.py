@@ -83,8 +83,8 @@ def default_dict(section: Section) -> Mapping[str, Any]:
 def entries(section: Section, notes: list[str]) -> dict[str, Entry]:
     """Every set of frequencies of the text model, by group name."""
     family = FAMILIES.get(section.model_type) or hf_remote.FAMILIES.get(section.model_type)
-    if family is not None and (found := family(section, notes)) is not None:
-        return found
+    if family is not None and (special := family(section, notes)) is not None:
+        return special
     names = section.defaults.facts.get("groups")
     rope, key = rope_dict(section)
     if names and not str(names[0]).startswith("theta="):

@@ -123,6 +123,7 @@ def test_patch_of_the_named_file_writes_its_folder(tmp_path: Path) -> None:
     ropepatch.open(folder / "params.json").patch("ntk", 2.0).write(tmp_path / "out")
     assert params.read(tmp_path / "out")["rope_theta"] > 2e6
     assert params.read(tmp_path / "out", "config.json") == hf
+    assert any("params.json stays as it is" in note for note in ropepatch.open(folder).patch("ntk", 2.0).notes)
 
 
 @pytest.mark.parametrize(("method", "settings"), [("ntk", {"factor": 4.0}), ("theta", {"rope_theta": 5e6})])

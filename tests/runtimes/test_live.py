@@ -29,7 +29,7 @@ SPELLINGS: dict[str, dict[str, Any]] = {
 }
 #: one of each way that transformers 5 treats a dict
 ARCHITECTURES = (
-    "llama", "qwen3", "gemma3_text", "gemma4_text", "olmo3", "step3p5", "gpt_oss", "deepseek_v3", "glm4", "gpt_neox",
+    "llama", "qwen3", "gemma3_text", "gemma4_text", "olmo3", "gpt_oss", "deepseek_v3", "glm4", "gpt_neox",
     "phi", "phi3", "nemotron", "cohere2_moe", "llama4_text", "mimo_v2_flash", "recurrent_gemma", "modernbert-decoder",
 )  # fmt: skip
 
