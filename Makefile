@@ -14,11 +14,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo      patch a small GGUF with YaRN x4 and show before, after, difference and manifest"
+	@echo "make demo      patch a small GGUF with YaRN x4: before, after, verification, manifest, undo"
 	@echo "make test      install what the tests need and run them all"
 	@echo "make lint      ruff check, ruff format --check, mypy"
 	@echo "make format    let ruff rewrite what it can"
-	@echo "make docs      write docs/cli.md from the commands (docs-check: only compare)"
+	@echo "make docs      write docs/cli.md and docs/methods.md from the program (docs-check: compare)"
 	@echo "make bench     make a 4 GB GGUF and measure ropepatch against cp and gguf-new-metadata"
 	@echo "make fixtures  make the small checkpoints again"
 	@echo "make clean     remove .venv, build products and caches"
@@ -31,7 +31,8 @@ $(BIN)/python:
 # The package as a user installs it, with nothing but its core dependencies. Where the tests' editable install is already
 # there, it stays: it runs the same code.
 $(CORE): pyproject.toml $(SOURCE) | $(BIN)/python
-	@if [ -e $(TEST) ]; then echo "using the editable install of make test"; else $(BIN)/pip install --quiet .; fi
+	@if [ -e $(TEST) ]; then echo "using the editable install of make test"; \
+	  else echo "installing ropepatch and its dependencies into $(VENV) ..."; $(BIN)/pip install --quiet .; fi
 	@touch $@
 
 # torch goes first and alone: left to the resolver it may pull gigabytes of CUDA packages that no test needs.
@@ -46,27 +47,40 @@ $(MODEL): | $(CORE)
 define MANIFEST_IN_SHORT
 import json, sys
 statement = json.load(open(sys.argv[1], encoding="utf-8"))
-predicate = statement["predicate"]
-print("statement:", statement["_type"], "|", "predicate:", statement["predicateType"])
-for role, entries in (("input", predicate["buildDefinition"]["resolvedDependencies"]), ("output", statement["subject"])):
+definition, run = (statement["predicate"][key] for key in ("buildDefinition", "runDetails"))
+report = next(item["ropepatch_report"] for item in run["byproducts"] if item["name"] == "verification")
+asked = definition["externalParameters"]
+print("statement ", statement["_type"])
+print("predicate ", statement["predicateType"])
+for role, entries in (("input", definition["resolvedDependencies"]), ("output", statement["subject"])):
     for entry in entries:
-        print(f"{role + ':':8} {entry.get('name') or entry.get('uri')}  sha256 {entry.get('digest', {}).get('sha256', '-')[:16]}...")
-print("parameters:", json.dumps(predicate["buildDefinition"]["externalParameters"])[:400])
+        print(f"{role:10} {entry['name']}\n           sha256 {entry['digest']['sha256']}")
+print("method    ", asked["method"], asked["factor"], "->", asked["declared_context"], "tokens")
+print("edits     ", ", ".join(".".join(edit["path"]) for edit in definition["internalParameters"]["edits"]))
+print("checks    ", ", ".join(f"{check['name']} {check['result']}" for check in report["checks"]))
+print("made with ", ", ".join(f"{name} {version}" for name, version in run["builder"]["version"].items()))
 endef
 export MANIFEST_IN_SHORT
 
+# Runs in the demo's folder, so that the commands shown are those that a user would type.
+SHOWN = cd $(DEMO) && echo "\$$ ropepatch $(1)" && $(abspath $(BIN))/ropepatch $(1)
+
 demo: $(CORE) $(MODEL)
 	@rm -rf $(DEMO) && mkdir -p $(DEMO) && cp $(MODEL) $(DEMO)/model.gguf
-	@echo; echo "== before"
-	$(BIN)/ropepatch inspect $(DEMO)/model.gguf
-	@echo; echo "== patch"
-	$(BIN)/ropepatch apply --method yarn --factor 4 $(DEMO)/model.gguf
-	@echo; echo "== after"
-	$(BIN)/ropepatch inspect $(DEMO)/model-yarn-4x.gguf
-	@echo; echo "== difference (exit code 1 says that there is one)"
-	$(BIN)/ropepatch diff $(DEMO)/model.gguf $(DEMO)/model-yarn-4x.gguf || [ $$? -eq 1 ]
-	@echo; echo "== manifest, in short ($(DEMO)/model-yarn-4x.ropepatch.json)"
+	@echo; echo "== 1. before"
+	@$(call SHOWN,inspect model.gguf)
+	@echo; echo "== 2. patch a copy for four times the context; it is verified after writing"
+	@$(call SHOWN,apply --method yarn --factor 4 model.gguf)
+	@echo; echo "== 3. after"
+	@$(call SHOWN,inspect model-yarn-4x.gguf)
+	@echo; echo "== 4. difference (the command exits with 1, which says that there is one)"
+	@$(call SHOWN,diff model.gguf model-yarn-4x.gguf) || [ $$? -eq 1 ]
+	@echo; echo "== 5. manifest, in short ($(DEMO)/model-yarn-4x.ropepatch.json)"
 	@$(BIN)/python -c "$$MANIFEST_IN_SHORT" $(DEMO)/model-yarn-4x.ropepatch.json
+	@echo; echo "== 6. undo, from the output and the manifest alone"
+	@$(call SHOWN,revert model-yarn-4x.gguf)
+	@cmp $(DEMO)/model.gguf $(DEMO)/model-yarn-4x-reverted.gguf && echo "cmp: the restored file and the input are the same, byte for byte"
+	@echo; echo "The files are in $(DEMO)/; the program is $(BIN)/ropepatch."
 
 setup: $(TEST)
 
@@ -84,9 +98,11 @@ format: $(TEST)
 
 docs: $(TEST)
 	$(BIN)/python tools/cli_reference.py
+	$(BIN)/python tools/methods_page.py
 
 docs-check: $(TEST)
 	$(BIN)/python tools/cli_reference.py --check
+	$(BIN)/python tools/methods_page.py --check
 
 bench: $(CORE)
 	$(BIN)/python benchmarks/large_gguf.py $(BENCH)

@@ -384,8 +384,22 @@ def test_replay_on_what_is_no_sibling_is_refused(gguf_file: Path, folder: Path) 
     patch = ropepatch.open(gguf_file).patch("ntk", 4.0)
     for name, spec in (("base", SPEC.with_(rope_theta=5000.0)), ("context", SPEC.with_(context=512))):
         other = tiny.write_gguf(gguf_file.with_name(f"{name}.gguf"), spec)
-        with pytest.raises(InputError, match="the patch expects"):
-            output.replay(patch, str(other)).write()
+        with pytest.raises(InputError, match="has other RoPE settings than the checkpoint that the patch was made for"):
+            output.replay(patch, str(other))
     with pytest.raises(InputError, match="is hf, the patch is for gguf; use apply --method ntk"):
         output.replay(patch, str(folder))
     assert not list(gguf_file.parent.glob("*-ntk-*"))
+
+
+def test_a_file_that_changed_after_it_was_read_is_refused(checkpoint: Path) -> None:
+    """A patch holds the values that it replaces against those that are there when it is written."""
+    patch = ropepatch.open(checkpoint).patch("ntk", 4.0)
+    if checkpoint.is_dir():
+        tiny.write_hf(checkpoint, SPEC.with_(rope_theta=5000.0))
+    else:
+        tiny.write_gguf(checkpoint, SPEC.with_(rope_theta=5000.0))
+    before = tree(checkpoint)
+    with pytest.raises(InputError, match="the patch expects"):
+        patch.write()
+    assert tree(checkpoint) == before
+    assert [p.name for p in checkpoint.parent.iterdir()] == [checkpoint.name]

@@ -1,7 +1,7 @@
 """Tensor types of GGUF: name, elements in a block and bytes of a block.
 
-The same figures as ``gguf.constants.GGML_QUANT_SIZES`` (a test holds them equal); they stand here because importing that
-library takes longer than reading a header.
+The same figures as ``gguf.constants.GGML_QUANT_SIZES`` (a test holds them equal); they stand here because importing
+that library takes longer than reading a header.
 """
 
 from __future__ import annotations

@@ -53,8 +53,8 @@ def parse(text: str, where: str) -> dict[str, Any]:
         raise InputError(str(error), where=where) from None
     except json.JSONDecodeError as error:
         raise InputError(f"is not JSON: {error.msg} at line {error.lineno} column {error.colno}", where=where) from None
-    except ValueError as error:  # an integer with thousands of digits
-        raise InputError(f"is not usable JSON: {error}", where=where) from None
+    except ValueError:  # an integer with thousands of digits
+        raise InputError("is not usable JSON: a number has thousands of digits", where=where) from None
     if not isinstance(value, dict):
         raise InputError(f"is a JSON {_kind(value)}, not an object", where=where)
     return value
@@ -89,35 +89,27 @@ def indentation(text: str) -> str:
 
 
 def dumps(value: Any, indent: str, depth: int, newline: str = "\n") -> str:
-    """``value`` as JSON at ``depth``; lists of scalars stand on one line, floats stay floats."""
+    """``value`` as JSON at ``depth`` in the file's own style; floats stay floats."""
     if isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError("JSON has no NaN or infinity")
         return repr(value)
-    if isinstance(value, dict) and value and indent:
-        inner = newline + indent * (depth + 1)
-        items = (
-            f"{json.dumps(k, ensure_ascii=False)}: {dumps(v, indent, depth + 1, newline)}" for k, v in value.items()
-        )
-        return "{" + ",".join(inner + item for item in items) + newline + indent * depth + "}"
     if isinstance(value, dict):
-        return (
-            "{"
-            + ", ".join(f"{json.dumps(k, ensure_ascii=False)}: {dumps(v, indent, depth)}" for k, v in value.items())
-            + "}"
-        )
+        items = [
+            f"{json.dumps(k, ensure_ascii=False)}: {dumps(v, indent, depth + 1, newline)}" for k, v in value.items()
+        ]
+        return _wrapped("{", items, "}", indent, depth, newline)
     if isinstance(value, (list, tuple)):
-        if indent and value:
-            inner = newline + indent * (depth + 1)
-            return (
-                "["
-                + ",".join(inner + dumps(v, indent, depth + 1, newline) for v in value)
-                + newline
-                + indent * depth
-                + "]"
-            )
-        return "[" + ", ".join(dumps(v, indent, depth) for v in value) + "]"
+        return _wrapped("[", [dumps(v, indent, depth + 1, newline) for v in value], "]", indent, depth, newline)
     return json.dumps(value, ensure_ascii=False)
+
+
+def _wrapped(start: str, items: list[str], end: str, indent: str, depth: int, newline: str) -> str:
+    """The items one a line where the file is indented, else on one line."""
+    if not items or not indent:
+        return start + ", ".join(items) + end
+    inner = newline + indent * (depth + 1)
+    return start + ",".join(inner + item for item in items) + newline + indent * depth + end
 
 
 def set_value(text: str, path: Sequence[str], value: Any) -> str:

@@ -13,11 +13,12 @@ from importlib import resources
 from typing import Any
 
 #: rotary classes that transformers has and the walk cannot build: sinusoids at a fixed base, no scaling
+_GPTJ = {"n_embd": 4096, "n_head": 16, "rotary_dim": 64, "n_positions": 2048}
 _FIXED: dict[str, dict[str, Any]] = {
-    "gptj": {"config": {"n_embd": 4096, "n_head": 16, "rotary_dim": 64, "n_positions": 2048}, "layout": "interleaved"},
-    "codegen": {"config": {"n_embd": 4096, "n_head": 16, "rotary_dim": 64, "n_positions": 2048}, "layout": "interleaved"},
-    "roformer": {"config": {"hidden_size": 768, "num_attention_heads": 12, "max_position_embeddings": 1536}, "layout": "interleaved"},
-}  # fmt: skip
+    "gptj": _GPTJ,
+    "codegen": _GPTJ,
+    "roformer": {"hidden_size": 768, "num_attention_heads": 12, "max_position_embeddings": 1536},
+}
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,8 @@ def lines() -> tuple[str, ...]:
 def lookup(model_type: str, version: str | None) -> Defaults:
     """The defaults of ``model_type`` in the line of the transformers ``version`` that wrote the config."""
     if model_type in _FIXED:
-        fixed = _FIXED[model_type]
-        facts = {"layout": fixed["layout"], "scaling": {"all": []}, "partial": "always"}
-        return Defaults(model_type, lines()[-1], {"rope_theta": 10000.0, **fixed["config"]}, facts)
+        facts = {"layout": "interleaved", "scaling": {"all": []}, "partial": "always"}
+        return Defaults(model_type, lines()[-1], {"rope_theta": 10000.0, **_FIXED[model_type]}, facts)
     entry = _table()["models"].get(model_type)
     if entry is None:
         return Defaults(model_type)

@@ -91,7 +91,7 @@ def entries(section: Section, notes: list[str]) -> dict[str, Entry]:
         return {name: _grouped(section, name, rope, key) for name in _all_names(names, rope)}
     if names and (bases := section.get("layer_rope_theta")) and isinstance(bases, Sequence):
         return _by_layer_base(section, rope, key, bases)
-    nested = {name: value for name, value in rope.items() if isinstance(value, Mapping)}
+    nested = {name: value for name, value in rope.items() if isinstance(value, Mapping) and _is_group(section, name)}
     if nested:
         return {name: entry(section, value, (*key, name), name) for name, value in nested.items()}
     default = {k: v for k, v in default_dict(section).items() if not isinstance(v, Mapping)}
@@ -101,6 +101,11 @@ def entries(section: Section, notes: list[str]) -> dict[str, Entry]:
         rope = {k: v for k, v in default.items() if k not in ("rope_theta", "partial_rotary_factor")}
     found = entry(section, rope, key)
     return {"default": dataclasses.replace(found, reached=not section.defaults.fixed)}
+
+
+def _is_group(section: Section, name: str) -> bool:
+    """Whether a key of a rope dict names a layer type rather than a setting."""
+    return name.endswith("_attention") or name in (section.layer_types() or ()) or name in default_dict(section)
 
 
 def _by_layer_base(
@@ -259,7 +264,9 @@ def _window(section: Section, name: str) -> int | None:
 
 def _clvp(section: Section, notes: list[str]) -> dict[str, Entry]:
     """CLVP rotates ``max(projection_dim / (2 heads), 32)`` dimensions at a fixed base."""
-    width = max(int((section.number("projection_dim") or 768) // ((section.number("num_attention_heads") or 12) * 2)), 32)
+    width = max(
+        int((section.number("projection_dim") or 768) // ((section.number("num_attention_heads") or 12) * 2)), 32
+    )
     return {"default": Entry({}, ("rope_scaling",), 10000.0, width, reached=False)}
 
 
@@ -317,7 +324,9 @@ def nope_layers(section: Section) -> tuple[int, ...] | None:
         count = section.layers() or 0
         step = section.given.get("no_rope_layer_interval")
         cycle = flags.get("cycle", [1])
-        flags = [(i + 1) % step != 0 if isinstance(step, int) and step > 0 else cycle[i % len(cycle)] for i in range(count)]
+        flags = [
+            (i + 1) % step != 0 if isinstance(step, int) and step > 0 else cycle[i % len(cycle)] for i in range(count)
+        ]
     found: tuple[int, ...] = ()
     if isinstance(flags, Sequence) and not isinstance(flags, str) and len(flags) <= MAX_LAYERS:
         found = tuple(i for i, rotates in enumerate(flags) if not rotates)

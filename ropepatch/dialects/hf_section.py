@@ -105,7 +105,12 @@ class Section:
         """``value`` when it is a positive finite number up to ``limit``, None when it is None."""
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= limit or value == math.inf:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not 0 < value <= limit
+            or value == math.inf
+        ):
             raise InputError(f"is {value!r:.60}, not a usable number", where=f"{self.where}: {name}")
         return value
 
@@ -141,11 +146,10 @@ class Section:
             InputError: the config does not say.
         """
         sources = self.defaults.width_from
-        if "qk_rope_head_dim" in sources and "head_dim" not in self.given:
-            if self.defaults.values.get("head_dim") == self.defaults.values.get("qk_rope_head_dim") and (
-                width := self.number("qk_rope_head_dim", limit=MAX_WIDTH)
-            ):
-                return int(width)
+        values = self.defaults.values
+        whole = values.get("head_dim") == values.get("qk_rope_head_dim") and "head_dim" not in self.given
+        if "qk_rope_head_dim" in sources and whole and (width := self.number("qk_rope_head_dim", limit=MAX_WIDTH)):
+            return int(width)
         if group == "full_attention" and "global_head_dim" in sources and (width := self._global_head()):
             return int(width)
         head = self.given_number("head_dim", "kv_channels", "attention_head_size", limit=MAX_WIDTH)
@@ -219,7 +223,9 @@ def text_section(config: Mapping[str, Any], where: str) -> Section:
         notes.append("the config names no model_type; the rules of llama-like models are taken")
     defaults = hf_defaults.lookup(hf_remote.ALIASES.get(model_type, model_type), version)
     if model_type != "unknown" and not defaults.known and model_type not in hf_remote.FAMILIES:
-        notes.append(f"transformers {hf_defaults.lines()[-1]} has no RoPE model type {model_type!r}; llama's rules are taken")
+        notes.append(
+            f"transformers {hf_defaults.lines()[-1]} has no RoPE model type {model_type!r}; llama's rules are taken"
+        )
     return Section(path, given, defaults, model_type, where, notes)
 
 

@@ -12,7 +12,7 @@ from ropepatch.runtimes.base import Behaviour, Engine, Prediction, Source, Versi
 from ropepatch.runtimes.config_view import ORIGINAL, Reader, View
 
 BEHAVIOURS = (Behaviour((1, 0), "1.x", (1, 4, 1)),)
-#: architectures whose loader asks for DeepSeek's ratio of magnitudes (issue #259 took it from the others)
+#: architectures whose loader asks for DeepSeek's ratio of magnitudes (exllamav3#259 took it from the others)
 _RATIO = frozenset({"deepseek_v2", "deepseek_v3", "deepseek_v32", "kimi_k2"})
 _READS = {
     "default": (),

@@ -155,7 +155,7 @@ class _Line4(_Line5):
         return self.read.need(ORIGINAL) if known else float(self.view.max_position or 0)
 
     def yarn_factor(self) -> float:
-        """4.50 to 4.55 put max_position_embeddings / original in place of ``factor`` (issue #38224, PR #40320)."""
+        """4.50 to 4.55 put max_position_embeddings / original in place of ``factor`` (PR #40320 ended it)."""
         overridden = (4, 50) <= self.engine.version < (4, 56) and self.view.rope.get(ORIGINAL) is not None
         if not overridden or not self.view.max_position:
             return self.read.need("factor")

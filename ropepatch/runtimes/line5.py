@@ -34,16 +34,7 @@ _FLAT5 = {
 }  # fmt: skip
 #: of these, the classes that fill in ``rope_type: default`` for each layer type before they merge rope_scaling in
 _PREFILLED5 = frozenset(
-    {
-        "gemma3_text",
-        "gemma3n_text",
-        "t5gemma2_text",
-        "t5gemma2_decoder",
-        "olmo3",
-        "step3p5",
-        "modernbert",
-        "modernbert-decoder",
-    }
+    {"gemma3_text", "gemma3n_text", "t5gemma2_text", "t5gemma2_decoder", "olmo3", "modernbert", "modernbert-decoder"}
 )
 #: classes of line 5 that take no notice of rope_scaling
 _NO_LEGACY5 = frozenset({"cohere2_moe"})

@@ -6,7 +6,7 @@ from ropepatch.methods.base import Frequencies, Spectrum, yarn_attention
 from ropepatch.methods.by_parts import Llama3
 from ropepatch.methods.linear import Linear
 from ropepatch.methods.longrope import Factors, LongRope
-from ropepatch.methods.ntk import Dynamic
+from ropepatch.methods.ntk import Dynamic, Ntk
 from ropepatch.methods.plain import NoScaling
 from ropepatch.methods.proportional import Proportional
 from ropepatch.methods.yarn import Yarn
@@ -26,6 +26,11 @@ def linear(rope: Spectrum, factor: float, where: str) -> Frequencies:
 def dynamic(rope: Spectrum, factor: float, context: int | None, length: int | None, where: str) -> Frequencies:
     """Dynamic NTK whose unscaled length is ``context``."""
     return compute(lambda: Dynamic(factor, context or 0), rope, length, where)
+
+
+def ntk(rope: Spectrum, alpha: float, where: str) -> Frequencies:
+    """One raised base, ``θ α^(d/(d-2))``."""
+    return compute(lambda: Ntk(alpha), rope, None, where)
 
 
 def llama3(rope: Spectrum, factor: float, original: float, low: float, high: float, where: str) -> Frequencies:

@@ -94,7 +94,8 @@ def _linear(engine: Engine, view: View, read: Reader, length: int | None) -> Res
 
 def _dynamic(engine: Engine, view: View, read: Reader, length: int | None) -> Result:
     if "alpha" in view.rope:
-        raise engine.rejects("takes dynamic NTK with alpha, which ropepatch does not predict", view.where)
+        result = recipes.ntk(view.spectrum(_width(view)), read.need("alpha"), view.where)
+        return result, ("alpha raises the base at every length",), "never"
     note = "the base of the full extension is in force at every length, short ones too"
     return fixed_dynamic(view, read.get("factor", 1.0)), (note,), "never"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from ropepatch.errors import InputError
 from ropepatch.methods.base import Frequencies, yarn_attention
 from ropepatch.methods.plain import rebased
 from ropepatch.runtimes import config_view, line5, recipes
@@ -130,7 +131,7 @@ def _ntk(engine: Vllm, view: View, read: Reader, length: int | None) -> Result:
     dim = view.share()
     rope, factor = view.spectrum(dim), read.need("factor")
     if "mixed_b" in view.rope:
-        raise engine.engine.rejects("takes the mixed form of NTK, which ropepatch does not predict", view.where)
+        raise InputError("ropepatch does not predict the mixed form of NTK", where=f"{view.where}.mixed_b")
     inv_freq = rebased(rope, rope.rope_theta * factor) / factor ** (2 / dim)
     return Frequencies(inv_freq), (_short_table(view),), "never"
 
@@ -142,7 +143,7 @@ def _dynamic(engine: Vllm, view: View, read: Reader, length: int | None) -> Resu
     """
     rope = view.spectrum(view.share())
     if "alpha" in view.rope:
-        raise engine.engine.rejects("takes dynamic NTK with alpha, which ropepatch does not predict", view.where)
+        return recipes.ntk(rope, read.need("alpha"), view.where), ("alpha raises the base at every length",), "never"
     factor = read.need("factor")
     if engine.version >= (0, 24):
         note = "dynamic NTK comes to plain RoPE here"

@@ -31,7 +31,8 @@ def recorded(line: str) -> dict[str, Any]:
 
 def cases() -> list[Any]:
     """One case a line and model type."""
-    return [pytest.param(line, name, id=f"{line}-{name}") for line in LINES for name in sorted(recorded(line)["models"])]
+    names = [(line, name) for line in LINES for name in sorted(recorded(line)["models"])]
+    return [pytest.param(line, name, id=f"{line}-{name}") for line, name in names]
 
 
 @pytest.mark.parametrize(("line", "name"), cases())

@@ -76,3 +76,33 @@ def test_how_often_the_recorded_releases_agree() -> None:
     assert len(agreeing(tuple(RELEASES))) == 3
     newest = ("transformers", "vllm", "sglang", "mlx-lm", "exllamav3")
     assert len(agreeing(newest)) == 12
+
+
+def test_older_releases_of_vllm_and_its_m_rope_models() -> None:
+    """vLLM's magnitude, its dynamic NTK and its M-RoPE ramp changed between the releases that are told apart."""
+
+    def predicted(spec: str, config: dict[str, Any]) -> Any:
+        return runtimes.predict(spec, None, config)["default"]
+
+    own = CASES["yarn_attnfactor1"]
+    assert predicted("vllm@0.29", own).attention_scale == pytest.approx(1.1386294)
+    assert predicted("vllm@0.30", own).attention_scale == 1.0
+    multiplied = CASES["yarn_attn_factor_key"]
+    assert predicted("vllm@0.29", multiplied).attention_scale == pytest.approx(1.1386294 / 2)
+    dynamic = CASES["dynamic_4.0"]
+    plain = predicted("vllm", CASES["default_theta1e4"]).inv_freq
+    assert (predicted("vllm@0.24", dynamic).inv_freq == plain).all()
+    assert predicted("vllm@0.21", dynamic).inv_freq[-1] == pytest.approx(plain[-1] / 13)
+    mrope, usual = CASES["yarn_mrope"], predicted("vllm", CASES["yarn_consistent"]).inv_freq
+    assert (predicted("vllm", mrope).inv_freq / usual).max() == pytest.approx(2.235, abs=1e-3)
+    assert (predicted("vllm", {**mrope, "model_type": "qwen3_vl_text"}).inv_freq == usual).all()
+
+
+def test_alpha_raises_the_base_in_vllm_and_sglang() -> None:
+    """Dynamic NTK with alpha (HunYuan) is one raised base: the slowest pair turns alpha times slower."""
+    config = {**CASES["default_theta1e4"], "rope_scaling": {"type": "dynamic", "alpha": 1000.0, "factor": 1.0}}
+    for name in ("vllm", "sglang"):
+        predicted = runtimes.predict(name, None, config)["default"].inv_freq
+        plain = runtimes.predict(name, None, CASES["default_theta1e4"])["default"].inv_freq
+        assert predicted[0] == plain[0]
+        assert predicted[-1] == pytest.approx(plain[-1] / 1000.0)

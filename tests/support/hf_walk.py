@@ -343,7 +343,8 @@ def _forward(module: nn.Module, layer_type: str | None, length: int) -> tuple[np
                     break
                 except (RuntimeError, IndexError, TypeError):  # default M-RoPE sections that do not fit the dimension
                     continue
-            if out is None or re.search(r"self\.inv_freq|_inv_freq\b|\"inv_freq\"", inspect.getsource(type(module).forward)):
+            source = inspect.getsource(type(module).forward)
+            if out is None or re.search(r"self\.inv_freq|_inv_freq\b|\"inv_freq\"", source):
                 return None
             cos, sin = (t[0, 0] for t in out)
     return _once(np.arctan2(sin.double().numpy(), cos.double().numpy())), float(np.median(np.hypot(sin, cos)))

@@ -152,6 +152,11 @@ class Family:
             return _permute_to_pairs(value, spec.kv_heads)
         return value
 
+    def gguf_layer(self, spec: ModelSpec, name: str, value: Array) -> dict[str, Array]:
+        """A layer's tensor (`name` as in `layer`) by GGUF name, without the `blk.N.` prefix."""
+        module, kind = name.rsplit(".", 1)
+        return {f"{self.names[module]}.{kind}": self.to_gguf(spec, name, value)}
+
 
 class Qwen2(Family):
     """Biases on queries, keys and values; half layout."""
@@ -271,12 +276,164 @@ class Gemma3(Qwen3):
         }
 
 
+class DeepSeek2(Family):
+    """Multi-head latent attention: a part of each head rotates, and all heads share the rotated key. Dense layers only.
+
+    `head_dim` is the rotated part and as much again does not rotate.
+    """
+
+    model_type, class_name = "deepseek_v3", "DeepseekV3ForCausalLM"
+    names: ClassVar[dict[str, str]] = {
+        **Family.names,
+        "self_attn.q_a_proj": "attn_q_a",
+        "self_attn.q_a_layernorm": "attn_q_a_norm",
+        "self_attn.q_b_proj": "attn_q_b",
+        "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa",
+        "self_attn.kv_a_layernorm": "attn_kv_a_norm",
+    }
+
+    def ranks(self, spec: ModelSpec) -> tuple[int, int]:
+        """The latent widths of queries and of keys and values."""
+        return spec.hidden // 2, 2 * spec.head_dim
+
+    def config(self, spec: ModelSpec) -> dict[str, Any]:
+        """Llama's, with the latent widths; the layers' experts are left out."""
+        queries, keys = self.ranks(spec)
+        config = super().config(spec) | {
+            "num_key_value_heads": spec.heads,
+            "q_lora_rank": queries,
+            "kv_lora_rank": keys,
+            "qk_rope_head_dim": spec.head_dim,
+            "qk_nope_head_dim": spec.head_dim,
+            "v_head_dim": spec.head_dim,
+            "first_k_dense_replace": spec.layers,
+            "num_mtp_layers": 0,
+            "moe_intermediate_size": 16,
+            "n_routed_experts": 8,
+            "num_experts_per_tok": 2,
+            "rms_norm_eps": 1e-6,  # the latent norms have this one, whatever the config says
+        }
+        return {name: value for name, value in config.items() if name != "head_dim"}
+
+    def layer(self, spec: ModelSpec, linear: Draw, norm: Draw) -> dict[str, Array]:
+        """Llama's, with projections by way of the latent vectors."""
+        queries, keys = self.ranks(spec)
+        weights = super().layer(spec, linear, norm)
+        for part in "qkv":
+            del weights[f"self_attn.{part}_proj.weight"]
+        return weights | {
+            "self_attn.q_a_proj.weight": linear(queries, spec.hidden),
+            "self_attn.q_a_layernorm.weight": norm(queries),
+            "self_attn.q_b_proj.weight": linear(spec.heads * 2 * spec.head_dim, queries, gain=_QK_GAIN),
+            "self_attn.kv_a_proj_with_mqa.weight": linear(keys + spec.head_dim, spec.hidden, gain=_QK_GAIN),
+            "self_attn.kv_a_layernorm.weight": norm(keys),
+            "self_attn.kv_b_proj.weight": linear(spec.heads * 2 * spec.head_dim, keys),
+        }
+
+    def gguf_keys(self, spec: ModelSpec) -> dict[str, Any]:
+        """Llama's, with one key head that is the latent vector beside the rotated part."""
+        queries, keys = self.ranks(spec)
+        return super().gguf_keys(spec) | {
+            "attention.head_count_kv": 1,
+            "attention.key_length": keys + spec.head_dim,
+            "attention.value_length": keys,
+            "attention.key_length_mla": 2 * spec.head_dim,
+            "attention.value_length_mla": spec.head_dim,
+            "attention.q_lora_rank": queries,
+            "attention.kv_lora_rank": keys,
+            "attention.layer_norm_rms_epsilon": 1e-6,
+            "leading_dense_block_count": spec.layers,
+            "expert_feed_forward_length": 16,
+            "expert_shared_count": 1,
+        }
+
+    def gguf_layer(self, spec: ModelSpec, name: str, value: Array) -> dict[str, Array]:
+        """Both halves of the second key and value projection become tensors of their own."""
+        if name != "self_attn.kv_b_proj.weight":
+            return super().gguf_layer(spec, name, value)
+        heads = value.reshape(spec.heads, 2 * spec.head_dim, -1)
+        keys, values = heads[:, : spec.head_dim], heads[:, spec.head_dim :]
+        return {"attn_k_b.weight": keys.transpose(0, 2, 1), "attn_v_b.weight": values}
+
+    def to_gguf(self, spec: ModelSpec, name: str, value: Array) -> Array:
+        """Pairs are adjacent in both formats."""
+        return value
+
+
+class GptOss(Family):
+    """Every first of two layers slides; attention sinks, biases everywhere, experts; half layout."""
+
+    model_type, class_name, adjacent_pairs = "gpt_oss", "GptOssForCausalLM", False
+    names: ClassVar[dict[str, str]] = {
+        **Family.names,
+        "post_attention_layernorm": "post_attention_norm",
+        "mlp.router": "ffn_gate_inp",
+    }
+    experts = 4
+
+    def config(self, spec: ModelSpec) -> dict[str, Any]:
+        """Llama's, with the sliding layers and the experts."""
+        return super().config(spec) | {
+            "sliding_window": spec.sliding_window,
+            "layer_types": [("sliding_attention", "full_attention")[index % 2] for index in range(spec.layers)],
+            "num_local_experts": self.experts,
+            "num_experts_per_tok": 2,
+            "attention_bias": True,
+            "pad_token_id": 0,
+        }
+
+    def rope_v4(self, spec: ModelSpec, scaling: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Llama's; without a dict the class would take the published model's YaRN."""
+        return super().rope_v4(spec, scaling or {"rope_type": "default"})
+
+    def layer(self, spec: ModelSpec, linear: Draw, norm: Draw) -> dict[str, Array]:
+        """Llama's, with biases and sinks, and experts for the MLP."""
+        weights = {name: value for name, value in super().layer(spec, linear, norm).items() if "mlp" not in name}
+        for part in "qkvo":
+            rows = weights[f"self_attn.{part}_proj.weight"].shape[0]
+            weights[f"self_attn.{part}_proj.bias"] = linear(rows, gain=0.3, fan_in=1)
+        inner = spec.intermediate
+        return weights | {
+            "self_attn.sinks": linear(spec.heads, fan_in=1),
+            "mlp.router.weight": linear(self.experts, spec.hidden),
+            "mlp.router.bias": linear(self.experts, gain=0.3, fan_in=1),
+            "mlp.experts.gate_up_proj": linear(self.experts, spec.hidden, 2 * inner, fan_in=spec.hidden),
+            "mlp.experts.gate_up_proj_bias": linear(self.experts, 2 * inner, gain=0.3, fan_in=1),
+            "mlp.experts.down_proj": linear(self.experts, inner, spec.hidden, fan_in=inner),
+            "mlp.experts.down_proj_bias": linear(self.experts, spec.hidden, gain=0.3, fan_in=1),
+        }
+
+    def gguf_keys(self, spec: ModelSpec) -> dict[str, Any]:
+        """Llama's, with the sliding layers and the experts."""
+        return super().gguf_keys(spec) | {
+            "attention.sliding_window": spec.sliding_window,
+            "expert_count": self.experts,
+            "expert_used_count": 2,
+            "expert_feed_forward_length": spec.intermediate,
+        }
+
+    def gguf_layer(self, spec: ModelSpec, name: str, value: Array) -> dict[str, Array]:
+        """Gates and inputs of the experts are interleaved in one tensor, whose matrices stand the other way round."""
+        if name == "self_attn.sinks":
+            return {"attn_sinks.weight": value}
+        if not name.startswith("mlp.experts."):
+            return super().gguf_layer(spec, name, value)
+        part, bias = name.removeprefix("mlp.experts.").removesuffix("_bias"), name.endswith("_bias")
+        kind = "bias" if bias else "weight"
+        turned = value if bias else value.swapaxes(1, 2)
+        if part == "down_proj":
+            return {f"ffn_down_exps.{kind}": turned}
+        return {f"ffn_gate_exps.{kind}": turned[:, ::2], f"ffn_up_exps.{kind}": turned[:, 1::2]}
+
+
 FAMILIES: dict[str, Family] = {
     "llama": Family(),
     "qwen2": Qwen2(),
     "qwen3": Qwen3(),
     "phi3": Phi3(),
     "gemma3": Gemma3(),
+    "deepseek2": DeepSeek2(),
+    "gpt-oss": GptOss(),
 }
 
 
@@ -340,8 +497,8 @@ def gguf_tensors(spec: ModelSpec) -> dict[str, Array]:
     for name, value in weights(spec).items():
         if name.startswith("model.layers."):
             _, _, index, rest = name.split(".", 3)
-            module, kind = rest.rsplit(".", 1)
-            tensors[f"blk.{index}.{family.names[module]}.{kind}"] = family.to_gguf(spec, rest, value)
+            for part, array in family.gguf_layer(spec, rest, value).items():
+                tensors[f"blk.{index}.{part}"] = array
         else:
             tensors[_OUTER_NAMES[name]] = family.to_gguf(spec, name, value)
     return tensors
