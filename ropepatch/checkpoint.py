@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,18 @@ class Checkpoint:
             UsageError: the runtime is unknown.
             RuntimeRejects: the runtime refuses this checkpoint.
         """
-        if runtime is not None:
-            raise UsageError(f"unknown runtime {runtime!r}")
-        return profile_frequencies(self.profile, length)
+        if runtime is None:
+            return profile_frequencies(self.profile, length)
+        from ropepatch import runtimes
+
+        found = runtimes.predict(runtime, self.profile, self.raw_config, length, self.ref)
+        return {name: prediction.frequencies for name, prediction in found.items()}
+
+    @property
+    def raw_config(self) -> Mapping[str, Any] | None:
+        """The whole ``config.json`` as spelled, None for other formats: runtimes read the spelling, not the profile."""
+        config: Mapping[str, Any] | None = getattr(self.dialect, "config", None)
+        return config
 
     def patch(
         self,
@@ -155,8 +165,8 @@ class Checkpoint:
             )
         if group.window and method != "none":
             raise MethodUnsupported(
-                f"the layers of {name} rotate within a sliding window of {group.window} tokens and never see beyond it; "
-                "scaling them would only change what they were trained on",
+                f"the layers of {name} rotate within a sliding window of {group.window} tokens and never see beyond "
+                "it; scaling them would only change what they were trained on",
                 where=self.ref,
                 hint="the model's other layers carry no RoPE or are another group; --force patches these all the same",
             )

@@ -75,7 +75,8 @@ class Program(click.Group):
 def main() -> None:
     """Read, explain, rewrite and prove the RoPE of a checkpoint.
 
-    REF is a GGUF file, a config.json, or a folder that holds one. Nothing changes its input unless --in-place says so.
+    REF is a .gguf, a .safetensors, a config.json, a params.json, or a folder that holds one. No command changes its
+    input unless --in-place is given.
 
     \b
     Examples:

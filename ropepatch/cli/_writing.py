@@ -104,10 +104,18 @@ def _show_changes(out: Output, patch: Patch) -> None:
     from ropepatch.report import tables
 
     out.line(_headline(patch))
+    old, new = patch.before.declared_context, patch.after.declared_context
+    if patch.factor and old and new and new < old:
+        out.note(f"the context becomes smaller; a factor counts from the {_start(patch)}", "warning")
     if patch.edits:
         out.show("", tables.edit_table(patch.edits), "")
     else:
         out.line("The checkpoint says so already: there is nothing to change.")
+
+
+def _start(patch: Patch) -> str:
+    trained = patch.after.trained_context
+    return f"original {trained:,} tokens" if trained else "original context"
 
 
 def _headline(patch: Patch) -> str:

@@ -13,9 +13,10 @@ from ropepatch.bundle import bundle_of
 from ropepatch.containers import gguf as container
 from ropepatch.containers.gguf import ArrayRef
 from ropepatch.dialects import factors as factor_lists
+from ropepatch.dialects import gguf_magnitude as magnitude
 from ropepatch.dialects.base import Lowering
 from ropepatch.errors import InputError, NoRope
-from ropepatch.methods.base import Method, ParameterError, yarn_attention
+from ropepatch.methods.base import Method, ParameterError
 from ropepatch.methods.by_parts import Llama3
 from ropepatch.methods.linear import Linear
 from ropepatch.methods.longrope import Factors, LongRope
@@ -115,8 +116,8 @@ class GgufDialect:
             )
         return row
 
-    def number(self, name: str) -> float | None:
-        """A positive finite number under an architecture's key; None when absent.
+    def number(self, name: str, *, signed: bool = False) -> float | None:
+        """A finite number under an architecture's key, not negative unless ``signed``; None when absent.
 
         Raises:
             InputError: it is something else.
@@ -127,7 +128,8 @@ class GgufDialect:
         if isinstance(value, ArrayRef):
             items = self.header.array(self.key(name)) or []
             value = next((item for item in items if item), None)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+        usable = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if not usable or (value < 0 and not signed):
             raise InputError(f"is {value!r}, not a usable number", where=f"{self.path}: {self.key(name)}")
         return value
 
@@ -197,7 +199,7 @@ class GgufDialect:
         if kind == "none" and factor != 1:
             notes.append(f"rope.scaling.factor {factor:g} has no effect: rope.scaling.type is none")
             factor = 1.0
-        attention = float(self.number("rope.scaling.attn_factor") or 1.0)
+        attention, _ = self._magnitudes(row, kind == "yarn", factor)
         original = int(self.number("rope.scaling.original_context_length") or declared or 0)
         stages: list[Method] = []
         tensor = self._tensor_stage(row, group, original, kind, notes)
@@ -221,19 +223,24 @@ class GgufDialect:
                 value = self.number(f"rope.scaling.yarn_{name}")
                 if value is not None:
                     betas[name] = float(value)
-        everywhere = self.log_multiplier(row)
-        if everywhere:
-            # DeepSeek's files mean the same mscale on both sides; the others' numerator is 1.
-            betas["mscale"] = everywhere if row.arch == "deepseek2" else 1.0
-            betas["mscale_all_dim"] = everywhere
+        held, (_, softmax) = self.log_multiplier(row), self._magnitudes(row, True, factor)
+        if held:
+            betas |= magnitude.mscales(row, factor, attention, softmax, held)
         usual = Yarn(factor, original, **betas)
-        if attention == 1:
+        if math.isclose(usual.attention, attention, rel_tol=1e-6):
             return usual
-        return dataclasses.replace(usual, attention_factor=attention * usual.attention)
+        return dataclasses.replace(usual, attention_factor=attention)
+
+    def _magnitudes(self, row: Row, yarn: bool, factor: float) -> tuple[float, float]:
+        """The factor on cos and sin, and the one on the softmax scale."""
+        attn_factor = float(self.number("rope.scaling.attn_factor") or 1.0)
+        return magnitude.read(row, yarn, factor, attn_factor, self.log_multiplier(row))
 
     def log_multiplier(self, row: Row) -> float | None:
         """``mscale_all_dim`` as the architecture's files store it: itself, or a tenth of it; None when not read."""
-        value = self.number("rope.scaling.yarn_log_multiplier") if row.log_mul != "-" else None
+        if row.log_mul not in ("raw", "tenth"):
+            return None
+        value = self.number("rope.scaling.yarn_log_multiplier", signed=True)
         if not value:
             return None
         return float(value) / 0.1 if row.log_mul == "tenth" else float(value)
@@ -285,9 +292,9 @@ class GgufDialect:
     def _groups(
         self, row: Row, group: RopeGroup, scaling: Method, kept: tuple[float, ...] | None
     ) -> dict[str, RopeGroup]:
-        everywhere = self.log_multiplier(row) if isinstance(scaling, Yarn) and row.log_mul == "tenth" else None
-        softmax = yarn_attention(scaling.factor, everywhere) ** 2 if everywhere and isinstance(scaling, Yarn) else None
-        full = dataclasses.replace(group, scaling=scaling, factors=kept, softmax_scale=softmax)
+        yarn = isinstance(scaling, Yarn)
+        _, softmax = self._magnitudes(row, yarn, getattr(scaling, "factor", 1.0))
+        full = dataclasses.replace(group, scaling=scaling, factors=kept, softmax_scale=None if math.isclose(softmax, 1, rel_tol=1e-6) else softmax)
         window = self.number("attention.sliding_window")
         if row.swa == "-" or not window:
             return {"default": full}
@@ -323,7 +330,7 @@ class GgufDialect:
         read = {*_KNOWN}
         if row.betas:
             read |= {"rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow"}
-        if row.log_mul != "-":
+        if row.log_mul in ("raw", "tenth"):
             read.add("rope.scaling.yarn_log_multiplier")
         taken = {self.key(name) for name in read}
         found: dict[str, Any] = {}

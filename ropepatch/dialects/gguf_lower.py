@@ -9,9 +9,10 @@ import numpy as np
 
 from ropepatch.containers.gguf import TYPE_NAMES
 from ropepatch.dialects import factors as factor_lists
+from ropepatch.dialects import gguf_magnitude as magnitude
 from ropepatch.dialects.base import Lowering
 from ropepatch.errors import MethodUnsupported
-from ropepatch.methods.base import Array, Method, yarn_attention
+from ropepatch.methods.base import Array, Method
 from ropepatch.methods.by_parts import Llama3
 from ropepatch.methods.linear import Linear
 from ropepatch.methods.longrope import Factors, LongRope
@@ -58,7 +59,7 @@ def lower(
     spelling = _spell(dialect, row, old, new, options)
     spelling.keys.update(_contexts(after, spelling))
     _sliding_base(dialect, row, before, old, spelling)
-    if "rope.scaling.attn_factor" in spelling.keys or "yarn" in str(spelling.keys.get("rope.scaling.type")):
+    if spelling.keys.get("rope.scaling.attn_factor") or "yarn" in str(spelling.keys.get("rope.scaling.type")):
         notes.append(
             "do not use --context-shift, --cache-reuse or --grp-attn-n with this file: llama.cpp multiplies the "
             "attention factor into cached keys again on every shift"
@@ -92,7 +93,7 @@ def _native(dialect: GgufDialect, row: Row, group: RopeGroup, scaling: Method) -
     if isinstance(scaling, NoScaling):
         return _Spelling(_reset(dialect))
     if isinstance(scaling, Linear):
-        return _Spelling({**_reset(dialect), **_typed("linear", scaling.factor)})
+        return _Spelling({**_reset(dialect), **_typed("linear", scaling.factor), **_magnitude(dialect, row, scaling)})
     if isinstance(scaling, (Ntk, NtkCritical, Theta)):
         theta = scaling.rope_theta if isinstance(scaling, Theta) else scaling.theta(group.spectrum())
         return _Spelling({**_reset(dialect), "rope.freq_base": ("FLOAT32", float(np.float32(theta)))})
@@ -133,16 +134,27 @@ def _native_yarn(dialect: GgufDialect, row: Row, scaling: Yarn) -> _Spelling | N
     else:
         return None
     keys["rope.scaling.original_context_length"] = ("UINT32", int(original))
-    usual = yarn_attention(scaling.factor)
-    if scaling.mscale_all_dim and row.log_mul != "-":
-        numerator = scaling.mscale_all_dim if row.arch == "deepseek2" else 1.0
-        usual = yarn_attention(scaling.factor, numerator) / yarn_attention(scaling.factor, scaling.mscale_all_dim)
-        stored = scaling.mscale_all_dim * (0.1 if row.log_mul == "tenth" else 1.0)
+    return _Spelling({**keys, **_magnitude(dialect, row, scaling)})
+
+
+def _magnitude(dialect: GgufDialect, row: Row, scaling: Method) -> dict[str, tuple[str, Any] | None]:
+    """The keys that bring cos and sin, and DeepSeek's softmax scale, to what the method says."""
+    found = magnitude.spell(row, scaling)
+    if found is None:
+        raise MethodUnsupported(
+            f"llama.cpp multiplies the softmax scale of {dialect.architecture} by this scaling's magnitude too, and "
+            "reads no key that takes it back",
+            where=str(dialect.path),
+            hint="ntk and theta fit, and yarn with attention_factor=1",
+        )
+    attn_factor, multiplier = found
+    keys: dict[str, tuple[str, Any] | None] = {}
+    if abs(multiplier) > 1e-9:
+        stored = multiplier * (0.1 if row.log_mul == "tenth" else 1.0)
         keys["rope.scaling.yarn_log_multiplier"] = ("FLOAT32", float(np.float32(stored)))
-    multiplier = scaling.attention / usual
-    if abs(multiplier - 1) > 1e-9:
-        keys["rope.scaling.attn_factor"] = ("FLOAT32", float(np.float32(multiplier)))
-    return _Spelling(keys)
+    if abs(attn_factor - 1) > 1e-9:
+        keys["rope.scaling.attn_factor"] = ("FLOAT32", float(np.float32(attn_factor)))
+    return keys
 
 
 def _native_longrope(dialect: GgufDialect, row: Row, group: RopeGroup, scaling: LongRope) -> _Spelling | None:

@@ -102,6 +102,8 @@ def lookup(model_type: str, version: str | None) -> Defaults:
     line = old if version is not None and version.split(".")[0] == "4" else new
     if line not in entry.get("lines", (old, new)):
         line = entry["lines"][0]
+    if "unbuildable" in entry.get(line, {}).get("facts", {}):
+        line = new if line == old else old
     own, other = entry.get(line, {}), entry.get(new if line == old else old, {})
     values = {**entry.get("config", {}), **own.get("config", {})}
     facts = {**entry.get("facts", {}), **own.get("facts", {})}

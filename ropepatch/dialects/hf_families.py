@@ -180,13 +180,7 @@ def _theta(section: Section, rope: Mapping[str, Any], name: str, theta: float | 
     keys = theta_keys(section, name)
     found = section.given_number(*keys)
     if found is None:
-        default = default_dict(section)
-        nested = default.get(name)
-        fills = section.defaults.facts.get("fills")
-        for source in (nested, default, fills.get(name) if isinstance(fills, Mapping) else None, fills):
-            if isinstance(source, Mapping) and isinstance(source.get("rope_theta"), (int, float)):
-                found = source["rope_theta"]
-                break
+        found = _filled(section, rope, name, "rope_theta")
     if found is None:
         found = section.check(keys[0], next((v for k in keys if (v := section.defaults.values.get(k))), None))
     if found is None:
@@ -195,6 +189,21 @@ def _theta(section: Section, rope: Mapping[str, Any], name: str, theta: float | 
         known = f"the class default of {section.model_type} (transformers {section.defaults.line})"
         section.notes.append(f"rope_theta {found:g} taken from {known if section.defaults.known else 'convention'}")
     return float(found)
+
+
+def _filled(section: Section, rope: Mapping[str, Any], name: str, key: str) -> float | None:
+    """What the class puts into a rope dict that lacks ``key``.
+
+    A dict in the file replaces the class's own one whole; what is then filled in is another value for some classes.
+    """
+    default, fills = default_dict(section), section.defaults.facts.get("fills")
+    fills = fills if isinstance(fills, Mapping) else {}
+    own = (default.get(name), default)
+    filled = (fills.get(name), fills)
+    for source in (*filled, *own) if rope else (*own, *filled):
+        if isinstance(source, Mapping) and isinstance(source.get(key), (int, float)):
+            return float(source[key])
+    return None
 
 
 def theta_keys(section: Section, name: str) -> tuple[str, ...]:
@@ -218,12 +227,9 @@ def _partial(section: Section, rope: Mapping[str, Any], name: str, head: int) ->
     if found is None and own and (width := section.given_number("rotary_dim", limit=MAX_WIDTH)):
         found = width / head
     if found is None:
-        default = default_dict(section)
-        nested = default.get(name)
-        for source in (nested, default, section.defaults.values):
-            if isinstance(source, Mapping) and source.get("partial_rotary_factor") is not None:
-                found = source["partial_rotary_factor"]
-                break
+        found = _filled(section, rope, name, "partial_rotary_factor")
+    if found is None:
+        found = section.defaults.values.get("partial_rotary_factor")
     if found is None:
         found = section.defaults.values.get("rotary_pct")
     if found is None and own and (width := section.number("rotary_dim", limit=MAX_WIDTH)):

@@ -217,7 +217,7 @@ def text_section(config: Mapping[str, Any], where: str) -> Section:
     """The part of ``config`` that describes the text model; a part that the file leaves out is all defaults."""
     version = config.get("transformers_version")
     version = version if isinstance(version, str) else None
-    path, given, model_type = _descend(config, version)
+    path, given, model_type = _descend(config)
     notes: list[str] = []
     if model_type == "unknown":
         notes.append("the config names no model_type; the rules of llama-like models are taken")
@@ -229,23 +229,24 @@ def text_section(config: Mapping[str, Any], where: str) -> Section:
     return Section(path, given, defaults, model_type, where, notes)
 
 
-def _descend(config: Mapping[str, Any], version: str | None) -> tuple[tuple[str, ...], Mapping[str, Any], str]:
+def _descend(config: Mapping[str, Any]) -> tuple[tuple[str, ...], Mapping[str, Any], str]:
     """Follow the class's own statement of where its text model is, else the usual names."""
     path: tuple[str, ...] = ()
     given: Mapping[str, Any] = config
     kind = _text(config.get("model_type"))
     for _ in range(4):
-        step = hf_defaults.lookup(kind, version).values if kind else {}
+        step = hf_defaults.lookup(kind, None).values if kind else {}
         if "text" not in step:
             break
         keys = tuple(str(step["text"]).split("."))
         if (nested := _inside(given, keys)) is None and any(given.get(key) is not None for key in ROPE_SIGNS):
-            break  # an older layout of the same model: everything at the top
+            kind = str(step["text_type"])  # an older layout of the same model: everything at the top
+            break
         path, given = (*path, *keys), nested or {}
         kind = _text(given.get("model_type")) or str(step["text_type"])
-        if not hf_defaults.lookup(kind, version).known:
+        if not hf_defaults.lookup(kind, None).known:
             kind = str(step["text_type"])
-    known = bool(kind) and hf_defaults.lookup(kind or "", version).known
+    known = bool(kind) and hf_defaults.lookup(kind or "", None).known
     if path or (known and not _inside(config, ("text_config",))):
         return path, given, kind or "unknown"
     for keys in TEXT_SECTIONS:

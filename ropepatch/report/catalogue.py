@@ -6,10 +6,12 @@ import dataclasses
 import difflib
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 from ropepatch.errors import UsageError
 from ropepatch.methods import REGISTRY, Method
+from ropepatch.report.text import short
 
 METHODS_SCHEMA = "ropepatch.methods/1"
 EXPLAIN_SCHEMA = "ropepatch.explain/1"
@@ -35,6 +37,8 @@ _OPTIONS = {
     "short_factor": "--factors FILE",
     "long_factor": "--factors FILE",
 }
+#: what stands in for a required parameter that nobody gives
+_FILLED = {"original_max_position_embeddings": "from file", "short_factor": "ones"}
 #: what the words of the table mean in each format
 SPELLED = {
     "hf": {
@@ -123,6 +127,15 @@ def _parameters(method: type[Method]) -> list[dict[str, Any]]:
 
 def _option(parameter: str) -> str:
     return _OPTIONS.get(parameter, f"--set {parameter}=VALUE")
+
+
+def default_text(parameter: Mapping[str, Any]) -> str:
+    """What a parameter of :func:`explain` is when it is not given, in a few words."""
+    if parameter["required"] or parameter["default"] is None:
+        if parameter["option"] is None:
+            return "from file"
+        return _FILLED.get(parameter["name"], "required" if parameter["required"] else "computed")
+    return short(parameter["default"])
 
 
 def _kind(hint: Any) -> tuple[str, bool]:

@@ -20,7 +20,7 @@ from ropepatch.methods.base import Frequencies
 from ropepatch.patch import Edit, Value
 from ropepatch.profile import RopeGroup, RopeProfile
 from ropepatch.report import summary
-from ropepatch.report.catalogue import SPELLED
+from ropepatch.report.catalogue import SPELLED, default_text
 from ropepatch.report.text import clean, number, short, tokens
 
 #: rope groups side by side in one table
@@ -117,7 +117,7 @@ def _frequency_rows(profile: RopeProfile, group: RopeGroup) -> dict[str, str]:
         "longest wavelength": f"{longest:,.0f} tokens" if longest else "none: a pair stands still",
     }
     if numbers["beyond_trained"] is not None:
-        rows["beyond trained context"] = f"{numbers['beyond_trained']} of {numbers['pairs']} pairs"
+        rows["no full turn in training"] = f"{numbers['beyond_trained']} of {numbers['pairs']} pairs"
     rows["attention scale"] = number(numbers["attention_scale"])
     if numbers["changes_with_length"]:
         rows["follows the length"] = "yes: shown for a short context"
@@ -164,7 +164,10 @@ def edit_table(edits: Sequence[Edit]) -> Table:
     """What changes, old against new; a JSON object member by member."""
     several = len({edit.file for edit in edits}) > 1
     tensors = any(edit.target == "tensor" for edit in edits)
-    table = heading_table(*(["file"] if several else []), "key or tensor" if tensors else "key", "before", "after")
+    table = heading_table(*(["file"] if several else []))
+    table.add_column("key or tensor" if tensors else "key", no_wrap=not several, overflow="fold")
+    for heading in ("before", "after"):
+        table.add_column(heading, overflow="fold")
     for edit in edits:
         for name, before, after in _members(edit):
             table.add_row(*([plain(edit.file)] if several else []), plain(name), before, after)
@@ -242,7 +245,7 @@ def method_legend() -> Text:
 
 def _given(parameter: Mapping[str, Any]) -> str:
     option = str(parameter["option"] or "")
-    return "--set" if option.startswith("--set ") else option
+    return "--set" if option.startswith("--set ") else option.replace(" or ", "/").removesuffix(" FILE")
 
 
 def explanation(document: Mapping[str, Any]) -> list[Any]:
@@ -261,11 +264,12 @@ def explanation(document: Mapping[str, Any]) -> list[Any]:
         plain(document["about"]),
     ]
     if document["parameters"]:
-        table = heading_table("parameter", "type", "default", "given with")
+        table = heading_table()
+        table.add_column("parameter", no_wrap=True)
+        table.add_column("type")
+        table.add_column("default", no_wrap=True)
+        table.add_column("given with", no_wrap=True)
         for item in document["parameters"]:
-            default = (
-                "required" if item["required"] else "computed" if item["default"] is None else short(item["default"])
-            )
-            table.add_row(plain(item["name"]), plain(item["type"]), plain(default), plain(_given(item), "dim"))
+            table.add_row(*map(plain, (item["name"], item["type"], default_text(item))), plain(_given(item), "dim"))
         shown += [Text(), table]
     return shown

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from ropepatch.dialects import hf_defaults
 from ropepatch.dialects.hf_section import Section
 from ropepatch.runtimes.base import Engine, Source
 from ropepatch.runtimes.config_view import ORIGINAL, REQUIRED, View, path_of, section_of, views_of, without
@@ -38,6 +39,12 @@ _PREFILLED5 = frozenset(
 )
 #: classes of line 5 that take no notice of rope_scaling
 _NO_LEGACY5 = frozenset({"cohere2_moe"})
+#: composite models that still take the text model's keys from the top of the file; the others then use their defaults
+_FLAT_TEXT5 = frozenset(
+    {"fuyu", "hunyuan_vl", "paddleocr_vl", "pocket_tts_audio_tokenizer", "qwen2_5_vl", "qwen2_vl"}
+)
+#: classes that look for the base at the top of the file and no longer in attn_config
+_NO_INNER5 = frozenset({"dbrx"})
 
 
 def line5(source: Source, engine: Engine) -> dict[str, View]:
@@ -47,6 +54,11 @@ def line5(source: Source, engine: Engine) -> dict[str, View]:
         RuntimeRejects: the class fails on the layout, or a key is missing that its rope type requires.
     """
     section = section_of(source, "5")
+    top = source.config.get("model_type")
+    if section.model_type in _NO_INNER5 and "attn_config" in section.given:
+        section = without(section, "attn_config")
+    if not section.path and top not in _FLAT_TEXT5 and "text" in hf_defaults.lookup(str(top), "5").values:
+        section = dataclasses.replace(section, given={})
     ignored = _shadowed(section)
     if section.model_type in _NO_LEGACY5 and section.given.get("rope_scaling"):
         ignored = (path_of(section, "rope_scaling"),)

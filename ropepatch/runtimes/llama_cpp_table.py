@@ -17,7 +17,8 @@ Columns of the table:
 `rot`      `head` rope.dimension_count must equal the head dimension (the load fails or the process aborts),
            `any` it may be smaller
 `betas`    `yes` rope.scaling.yarn_beta_fast and yarn_beta_slow are read; elsewhere they stay 32 and 1
-`logmul`   rope.scaling.yarn_log_multiplier: `-` not read, `raw` mscale_all_dim itself, `tenth` 0.1 of it
+`logmul`   rope.scaling.yarn_log_multiplier: `-` not read, `raw` mscale_all_dim itself, `tenth` 0.1 of it and the graph
+           multiplies the softmax scale as well, `zero` the graph does so too, with a multiplier that no key sets
 `swa`      scaling of the sliding layers: `-` none slide, `same` they take the file's factor, `one` they do not
 `base`     base of the sliding layers without rope.freq_base_swa: `copy` of rope.freq_base, or `10000`;
            `main` always rope.freq_base, whatever rope.freq_base_swa says; `need` the key is required
@@ -44,7 +45,7 @@ class Row:
     factors: Literal["-", "F", "L", "Fc", "x"]
     rot: Literal["head", "any", "-"]
     betas: bool
-    log_mul: Literal["-", "raw", "tenth"]
+    log_mul: Literal["-", "raw", "tenth", "zero"]
     swa: Literal["-", "same", "one"]
     swa_base: Literal["-", "copy", "10000", "main", "need"]
     nope: Literal["-", "full", "4th", "key"]
@@ -54,6 +55,11 @@ class Row:
     def rotates(self) -> bool:
         """Whether the graph rotates anything."""
         return self.pairs != "none"
+
+    @property
+    def scales_softmax(self) -> bool:
+        """Whether the graph multiplies the softmax scale by a magnitude of the scaling, besides cos and sin."""
+        return self.log_mul in ("tenth", "zero")
 
     def factor_tensors(self, scaling_type: str | None = None) -> tuple[str, ...]:
         """Names of the factor tensors that take effect when `rope.scaling.type` is `scaling_type` (None: absent)."""
@@ -114,7 +120,7 @@ gemma3           neox   -       any  -     -      one  10000 -
 gemma3n          neox   -       any  -     -      one  10000 -
 gemma4           neox   F       any  -     -      one  10000 -    rope_freqs required; full-attention layers only
 gemma4-assistant neox   F       any  -     -      one  10000 -    rope_freqs required; full-attention layers only
-glm-dsa          norm   -       any  -     -      -    -     -
+glm-dsa          norm   -       any  -     zero   -    -     -
 glm4             norm   -       any  -     -      -    -     -    mrope with rope.dimension_sections
 glm4moe          neox   -       any  -     -      -    -     -    mrope with rope.dimension_sections
 glm5-next        none   -       -    -     -      -    -     -
