@@ -56,7 +56,7 @@ for role, entries in (("input", definition["resolvedDependencies"]), ("output", 
     for entry in entries:
         print(f"{role:10} {entry['name']}\n           sha256 {entry['digest']['sha256']}")
 print("method    ", asked["method"], asked["factor"], "->", asked["declared_context"], "tokens")
-print("edits     ", ", ".join(".".join(edit["path"]) for edit in definition["internalParameters"]["edits"]))
+print("edits     ", "\n           ".join(".".join(edit["path"]) for edit in definition["internalParameters"]["edits"]))
 print("checks    ", ", ".join(f"{check['name']} {check['result']}" for check in report["checks"]))
 print("made with ", ", ".join(f"{name} {version}" for name, version in run["builder"]["version"].items()))
 endef

@@ -17,6 +17,8 @@ Progress = Callable[[int], None]
 
 #: how llama.cpp names the shards of a split model
 SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
+#: characters of such a name behind its stem
+_TAIL = len("-00001-of-00001.gguf")
 _SKIPPED = {".git", ".cache", manifest.FOLDER_NAME}
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pth", ".pt")
 #: files up to this size are copied rather than linked, so that editing one leaves the other alone
@@ -69,15 +71,15 @@ class Bundle:
             return Bundle(target.parent, (target.name,), self.kind)
         match = SHARD.match(target.name)
         stem = match["stem"] if match else target.name.removesuffix(".gguf")
-        return Bundle(target.parent, tuple(f"{stem}-{n[-18:]}" for n in self.names), self.kind)
+        return Bundle(target.parent, tuple(f"{stem}{n[-_TAIL:]}" for n in self.names), self.kind)
 
     def default(self, tag: str) -> Path:
         """``model.gguf`` to ``model-TAG.gguf``, ``model/`` to ``model-TAG/``, beside the input."""
         if self.kind == "folder":
             plain = self.root.name not in ("", ".", "..")
             return (self.root if plain else self.root.resolve()).with_name(f"{self.stem}-{tag}")
-        suffix = self.names[0][-18:] if self.kind == "split" else Path(self.names[0]).suffix
-        return self.root / (f"{self.stem}-{tag}-{suffix}" if self.kind == "split" else f"{self.stem}-{tag}{suffix}")
+        suffix = self.names[0][-_TAIL:] if self.kind == "split" else Path(self.names[0]).suffix
+        return self.root / f"{self.stem}-{tag}{suffix}"
 
     def refuse_existing(self) -> None:
         """Raise :class:`WouldOverwrite` when anything that this bundle would write is there already."""

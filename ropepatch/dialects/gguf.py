@@ -28,6 +28,8 @@ from ropepatch.profile import RopeGroup, RopeProfile, Source
 from ropepatch.runtimes import llama_cpp
 from ropepatch.runtimes.llama_cpp_table import FREQS, LONG, SHORT, Row
 
+#: as many as llama.cpp takes
+MAX_LAYERS = 512
 SCALING_TYPES = ("none", "linear", "yarn", "longrope")
 #: names that Ollama's converter gives; its own loader translates them (llama/compat/llama-ollama-compat.cpp)
 ALIASES: dict[str, tuple[str, ...]] = {
@@ -128,10 +130,10 @@ class GgufDialect:
         if isinstance(value, ArrayRef):
             items = self.header.array(self.key(name)) or []
             value = next((item for item in items if item), None)
-        usable = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        if not usable or (value < 0 and not signed):
+        wrong = isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)
+        if wrong or (value < 0 and not signed):
             raise InputError(f"is {value!r}, not a usable number", where=f"{self.path}: {self.key(name)}")
-        return value
+        return float(value) if isinstance(value, float) else int(value)
 
     def lift(self, ref: str) -> RopeProfile:
         """The profile that llama.cpp makes of this file."""
@@ -147,11 +149,13 @@ class GgufDialect:
             raise InputError(str(error), where=f"{self.path}: {self.key('rope.scaling')}") from None
         trained = self._trained(scaling, int(original) if original else None, declared, notes)
         groups = self._groups(row, group, scaling, kept)
+        unrotated = self._layers()[1] if row.nope == "full" and groups["default"].window else None
         return RopeProfile(
             source=Source(ref, "gguf", self.architecture, f"gguf-v{self.header.version}"),
             groups=groups,
             trained_context=trained,
             declared_context=declared,
+            nope_layers=unrotated,
             unrecognised=self._unrecognised(row),
             notes=tuple(notes),
         )
@@ -175,6 +179,8 @@ class GgufDialect:
             notes.append("rope.freq_base is not written; llama.cpp takes 10000")
         elif theta <= 0:
             raise InputError(f"is {theta:g}", where=f"{self.path}: {self.key('rope.freq_base')}")
+        if self.number("attention.kv_lora_rank"):
+            head = rotary  # the rest of a latent-attention head does not rotate, and its length is the cache's
         sections = self.header.array(self.key("rope.dimension_sections"))
         return RopeGroup(
             rope_theta=float(theta or 10000.0),
@@ -292,33 +298,40 @@ class GgufDialect:
     def _groups(
         self, row: Row, group: RopeGroup, scaling: Method, kept: tuple[float, ...] | None
     ) -> dict[str, RopeGroup]:
-        yarn = isinstance(scaling, Yarn)
-        _, softmax = self._magnitudes(row, yarn, getattr(scaling, "factor", 1.0))
-        full = dataclasses.replace(group, scaling=scaling, factors=kept, softmax_scale=None if math.isclose(softmax, 1, rel_tol=1e-6) else softmax)
+        factor = scaling.factor if isinstance(scaling, (Linear, Yarn)) else 1.0
+        _, softmax = self._magnitudes(row, isinstance(scaling, Yarn), factor)
+        extra = None if math.isclose(softmax, 1.0, rel_tol=1e-6) else softmax
+        full = dataclasses.replace(group, scaling=scaling, factors=kept, softmax_scale=extra)
         window = self.number("attention.sliding_window")
         if row.swa == "-" or not window:
             return {"default": full}
-        theta = None if row.swa_base == "main" else self.number("rope.freq_base_swa")
-        base = float(theta) if theta else (10000.0 if row.swa_base == "10000" else group.rope_theta)
-        local = dataclasses.replace(
-            group,
-            rope_theta=base,
-            rotary_dim=int(self.number("rope.dimension_count_swa") or group.rotary_dim),
-            window=int(window),
-            scaling=scaling if row.swa == "same" else NoScaling(),
-        )
-        alike = local.rope_theta == full.rope_theta and local.rotary_dim == full.rotary_dim
-        if alike and local.scaling == full.scaling and row.swa == "same":
-            return {"default": full}
         sliding, rest = self._layers()
-        return {
-            "full_attention": dataclasses.replace(full, layers=rest),
-            "sliding_attention": dataclasses.replace(local, layers=sliding),
-        }
+        local = dataclasses.replace(self._sliding(row, full), window=int(window), layers=sliding)
+        if row.nope == "full":
+            return {"default": local}
+        if row.swa == "same" and dataclasses.replace(local, window=None, layers=None) == full:
+            return {"default": full}
+        return {"full_attention": dataclasses.replace(full, layers=rest), "sliding_attention": local}
+
+    def _sliding(self, row: Row, full: RopeGroup) -> RopeGroup:
+        """What llama.cpp makes of the sliding layers."""
+        theta = None if row.swa_base == "main" else self.number("rope.freq_base_swa")
+        local = dataclasses.replace(
+            full,
+            rope_theta=float(theta) if theta else (10000.0 if row.swa_base == "10000" else full.rope_theta),
+            rotary_dim=int(self.number("rope.dimension_count_swa") or full.rotary_dim),
+        )
+        if row.swa == "same":
+            return local
+        alone = False if row.nope == "full" else None
+        return dataclasses.replace(local, scaling=NoScaling(), factors=None, softmax_scale=None, scalable=alone)
 
     def _layers(self) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
-        """Sliding and full layers where the file lists them."""
-        pattern = self.header.array(self.key("attention.sliding_window_pattern"))
+        """Sliding and full layers where the file says which: flags, or that every n-th is full."""
+        pattern: list[Any] | None = self.header.array(self.key("attention.sliding_window_pattern"))
+        period, count = self.header.get(self.key("attention.sliding_window_pattern")), self.number("block_count")
+        if isinstance(period, int) and 1 < period <= MAX_LAYERS and count and count <= MAX_LAYERS:
+            pattern = [index % period < period - 1 for index in range(int(count))]
         if not pattern:
             return None, None
         return (

@@ -49,7 +49,7 @@ def spell(row: Row, scaling: Method) -> tuple[float, float] | None:
 
 
 def mscales(row: Row, factor: float, attention: float, softmax: float, log_multiplier: float) -> dict[str, float]:
-    """``mscale`` and ``mscale_all_dim`` of a YaRN file with a log multiplier, as configs have them; empty if none fit."""
+    """``mscale`` and ``mscale_all_dim`` of a YaRN file with a log multiplier, as configs have them; empty if none."""
     if not row.scales_softmax:
         return {"mscale": 1.0, "mscale_all_dim": log_multiplier}
     root = math.sqrt(softmax)

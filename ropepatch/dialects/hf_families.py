@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ropepatch.dialects import hf_remote
+from ropepatch.dialects import hf_defaults, hf_remote
 from ropepatch.dialects.hf_section import MAX_LAYERS, MAX_WIDTH, THETA_KEYS, Section, text_section
 from ropepatch.errors import InputError
 from ropepatch.methods.base import Method, yarn_attention
@@ -186,9 +186,23 @@ def _theta(section: Section, rope: Mapping[str, Any], name: str, theta: float | 
     if found is None:
         found = 10000.0
     if section.given_number(*keys) is None:
-        known = f"the class default of {section.model_type} (transformers {section.defaults.line})"
-        section.notes.append(f"rope_theta {found:g} taken from {known if section.defaults.known else 'convention'}")
+        section.notes.append(f"rope_theta {found:g} taken from {_origin(section, rope, name, float(found))}")
     return float(found)
+
+
+def _origin(section: Section, rope: Mapping[str, Any], name: str, base: float) -> str:
+    """Where a base that the file does not write comes from, and whether another line of transformers has another."""
+    if not section.defaults.known:
+        return "convention"
+    text = f"the class default of {section.model_type} (transformers {section.defaults.line})"
+    for line in hf_defaults.lines():
+        other = hf_defaults.lookup(section.model_type, line)
+        if other.line == line != section.defaults.line:
+            apart = dataclasses.replace(section, defaults=other)
+            theirs = _filled(apart, rope, name, "rope_theta") or apart.number(*theta_keys(apart, name))
+            if theirs and theirs != base:
+                text += f"; transformers {line} has {theirs:g}, and transformers_version in the config decides"
+    return text
 
 
 def _filled(section: Section, rope: Mapping[str, Any], name: str, key: str) -> float | None:

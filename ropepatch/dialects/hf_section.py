@@ -61,6 +61,8 @@ class Section:
         """Whether the model has RoPE at all."""
         if (own := hf_remote.rotates(self)) is not None:
             return own
+        if self.given.get("mla_use_nope") is True:
+            return False  # Kimi's linear-attention family keeps qk_rope_head_dim and rotates nothing
         rule = str(self.defaults.facts.get("rotates", ""))
         if rule.startswith("flag not "):
             return not self.get(rule.removeprefix("flag not "))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
+
 from ropepatch.methods.base import Frequencies, yarn_attention
 from ropepatch.runtimes import config_view, line5, recipes
 from ropepatch.runtimes.base import Behaviour, Engine, Prediction, Source, Version
@@ -43,7 +45,7 @@ class Transformers:
         if self.version < (5,):
             return {name: self._line4(view, length) for name, view in config_view.line4(source).items()}
         views = line5.line5(source, self.engine)
-        return {name: self._line5(view, length) for name, view in views.items()}
+        return {name: _permuted(view, self._line5(view, length)) for name, view in views.items()}
 
     def _line5(self, view: View, length: int | None) -> Prediction:
         kind = view.kind or "default"
@@ -89,6 +91,16 @@ class Transformers:
                 return True  # the probe's lists had another length; the real ones are checked where they are read
             raise self.engine.rejects(f"refuses {view.kind!r} for {view.model_type}: {found}", view.where)
         return view.group in found or (view.group == "default" and bool(found))
+
+
+def _permuted(view: View, made: Prediction) -> Prediction:
+    """Ernie 4.5 VL deals the pairs of height and width out in turns (modeling_ernie4_5_vl_moe.py)."""
+    if view.model_type != "ernie4_5_vl_moe_text":
+        return made
+    section = view.rope.get("mrope_section") or view.section.defaults.facts["mrope_section"]
+    spatial = made.inv_freq.size - int(section[-1])
+    parts = (made.inv_freq[:spatial:2], made.inv_freq[1:spatial:2], made.inv_freq[spatial:])
+    return replace(made, inv_freq=np.concatenate(parts))
 
 
 def _unscaled(view: View) -> Prediction:

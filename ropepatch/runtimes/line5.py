@@ -41,7 +41,7 @@ _PREFILLED5 = frozenset(
 _NO_LEGACY5 = frozenset({"cohere2_moe"})
 #: composite models that still take the text model's keys from the top of the file; the others then use their defaults
 _FLAT_TEXT5 = frozenset(
-    {"fuyu", "hunyuan_vl", "paddleocr_vl", "pocket_tts_audio_tokenizer", "qwen2_5_vl", "qwen2_vl"}
+    {"fuyu", "hunyuan_vl", "mimi", "paddleocr_vl", "pocket_tts_audio_tokenizer", "qwen2_5_vl", "qwen2_vl"}
 )
 #: classes that look for the base at the top of the file and no longer in attn_config
 _NO_INNER5 = frozenset({"dbrx"})

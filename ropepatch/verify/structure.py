@@ -240,7 +240,11 @@ def weights_reader(files: Sequence[Path]) -> str:
                 tensors += len(handle.keys())
         except (SafetensorError, OSError) as error:
             raise CheckFailed(f"safetensors cannot open it: {error}", where=str(path)) from None
-    return f"safetensors opens {len(files)} files with {tensors} tensors"
+    return f"safetensors opens {_counted(len(files), 'file')} with {_counted(tensors, 'tensor')}"
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def check(patch: Patch, source: Bundle, output: Bundle, splices: Mapping[str, list[Splice]], *, full: bool) -> Report:
@@ -277,7 +281,7 @@ def _checks(patch: Patch, source: Bundle, output: Bundle, splices: Mapping[str, 
     if copied := [name for name in source.names if name not in splices and _copied(source, output, new_name, name)]:
         for name in copied:
             unchanged_bytes(source.path(name), output.path(new_name[name]), [], full=full)
-        report.passed("copies", f"{len(copied)} other files have the bytes of the input's")
+        report.passed("copies", f"{_counted(len(copied), 'other file')} compared with the input's, none differs")
     weights = [output.path(name) for name in output.names if name.endswith(".safetensors")]
     if weights := [path for path in weights if path.exists()]:
         report.passed("weights", weights_reader(weights))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from ropepatch import checkpoint, errors
+from ropepatch.dialects.hf_section import CONTEXT_KEYS
 from ropepatch.frequencies import profile_frequencies
 from ropepatch.patch import Patch
 
@@ -15,6 +18,14 @@ transformers = pytest.importorskip("transformers", reason="transformers is not i
 from tests.support import hf_walk  # noqa: E402
 
 #: what a refusal may rest on: the reason has to be one of these, and the test checks what can be checked of it
+ROPE_KEYS = {
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    *CONTEXT_KEYS,
+    "original_max_position_embeddings",
+    "head_dim",  # written where transformers fails on the rope type without it
+}
 REASONS = {
     "proportional": "proportional RoPE",
     "window": "sliding window",
@@ -52,6 +63,7 @@ def test_yarn_is_read_as_promised_or_refused(name: str, tmp_path: Path) -> None:
         if "does not take rope_type" in patch:
             assert fails_or_ignores(config, tmp_path), f"transformers takes what was refused: {patch}"
         return
+    assert rest(tmp_path / "out") == rest(tmp_path / "in"), "something beside the rope keys changed"
     loaded = type(config).from_pretrained(tmp_path / "out")
     after = hf_walk.rotary(loaded)
     agree(after, profile_frequencies(patch.after))
@@ -61,6 +73,17 @@ def test_yarn_is_read_as_promised_or_refused(name: str, tmp_path: Path) -> None:
         for group, values in after.items()
         if group in before
     ), "nothing changed"
+
+
+def rest(folder: Path) -> Any:
+    """A config without the keys that belong to RoPE and its contexts, in their order."""
+
+    def without(value: Any) -> Any:
+        if isinstance(value, dict):
+            return [(key, without(item)) for key, item in value.items() if key not in ROPE_KEYS]
+        return value
+
+    return without(json.loads((folder / "config.json").read_text()))
 
 
 def patched(folder: Path) -> Patch | str:
@@ -78,8 +101,6 @@ def patched(folder: Path) -> Patch | str:
 
 def fails_or_ignores(config: object, folder: Path) -> bool:
     """Whether transformers, given YaRN by hand, refuses to build the module or leaves its frequencies alone."""
-    import json
-
     text = json.loads((folder / "in" / "config.json").read_text())
     section = text
     for key in filter(None, hf_walk.text_path(config)):

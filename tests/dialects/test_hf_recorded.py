@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ropepatch.checkpoint import Checkpoint
 from ropepatch.dialects.hf_config import HfDialect
 from ropepatch.errors import NoRope
-from ropepatch.frequencies import profile_frequencies
 
 DATA = Path(__file__).parent.parent / "data"
 LINES = ("4.57.6", "5.23.0")
@@ -43,20 +43,19 @@ def test_frequencies_equal_the_module(line: str, name: str, text: str) -> None:
     if record.get(text) is None:
         pytest.skip(f"transformers {line} could not write the {text} config of {name}")
     config = {"model_type": name, **record[text], "transformers_version": line}
-    dialect = HfDialect(Path("."), Path("config.json"), config)
+    model = Checkpoint("config.json", HfDialect(Path("."), Path("config.json"), config))
     if name in UNUSED:
         with pytest.raises(NoRope):
-            dialect.lift("ref")
+            _ = model.profile
         return
-    found = profile_frequencies(dialect.lift("ref"))
+    by_runtime = model.frequencies(runtime=f"transformers@{line}")
+    by_profile = by_runtime if name in PERMUTED else model.frequencies()
     for group, values in record["groups"].items():
-        have = found.get(group) or (next(iter(found.values())) if len(found) == 1 else None)
-        assert have is not None, f"no group {group} in {list(found)}"
         want = np.asarray(recorded(line)["inv_freq"][values["inv_freq"]], dtype=np.float64)
-        inv_freq = np.sort(have.inv_freq)[::-1] if name in PERMUTED else have.inv_freq
-        want = np.sort(want)[::-1] if name in PERMUTED else want
-        np.testing.assert_allclose(inv_freq, want, rtol=1e-6, atol=0)
-        assert have.attention_scale == pytest.approx(values["attention_scaling"], rel=1e-6)
+        for found in (by_profile, by_runtime):
+            have = found.get(group) or found.get("default") or next(iter(found.values()))
+            np.testing.assert_allclose(have.inv_freq, want, rtol=1e-6, atol=0)
+            assert have.attention_scale == pytest.approx(values["attention_scaling"], rel=1e-6)
 
 
 def test_the_walk_is_whole() -> None:
