@@ -11,7 +11,7 @@ from typing import Any
 from ropepatch import dialects, methods
 from ropepatch.dialects.base import Dialect, Lowering
 from ropepatch.errors import AlreadyScaled, InputError, MethodUnsupported, UsageError
-from ropepatch.frequencies import profile_frequencies
+from ropepatch.frequencies import group_frequencies, profile_frequencies
 from ropepatch.methods.base import Frequencies, Method, ParameterError, Target
 from ropepatch.methods.plain import NoScaling
 from ropepatch.methods.stack import Stack
@@ -107,7 +107,8 @@ class Checkpoint:
         start = before.groups[name]
         if not force:
             self._check_reach(start, name, method)
-        trained = original or self._original(before, start, existing)
+        original = original or _asked_original(settings)
+        trained = self._original(before, start, existing, original)
         wants_factor = _has_factor(method)
         factor = _factor(method, factor, length, trained, wants_factor)
         if existing == "replace" and isinstance(start.scaling, Yarn) and method == "yarn":
@@ -118,6 +119,10 @@ class Checkpoint:
         except ParameterError as error:
             raise UsageError(str(error)) from None
         after_group = self._extended(start, scaling, existing)
+        try:
+            group_frequencies(after_group)
+        except ParameterError as error:
+            raise UsageError(str(error)) from None
         declared = length or before.declared_context
         if trained and (wants_factor or method == "none"):
             declared = length or round(factor * trained)
@@ -171,9 +176,12 @@ class Checkpoint:
                 hint="the model's other layers carry no RoPE or are another group; --force patches these all the same",
             )
 
-    def _original(self, profile: RopeProfile, group: RopeGroup, existing: str) -> int | None:
+    def _original(self, profile: RopeProfile, group: RopeGroup, existing: str, asked: int | None) -> int | None:
+        """The context that the extension starts from; ``asked`` is what the person says it is."""
         if not (group.scaled or profile.scaled):
-            return profile.trained_context or profile.declared_context
+            return asked or profile.trained_context or profile.declared_context
+        if existing in ("replace", "compose") and asked:
+            return asked
         if existing == "replace":
             if profile.trained_context is None:
                 raise UsageError(f"{self.ref} does not say its original context; pass --original-length")
@@ -219,6 +227,15 @@ def _inherited(old: Yarn) -> dict[str, Any]:
     """What a model was trained with and a new factor does not change: betas, truncation, DeepSeek's magnitudes."""
     names = ("beta_fast", "beta_slow", "truncate", "mscale", "mscale_all_dim")
     return {name: value for name in names if (value := getattr(old, name)) is not None}
+
+
+def _asked_original(settings: Mapping[str, Any]) -> int | None:
+    """The original context when it was given as a parameter of the method."""
+    value = settings.get("original_max_position_embeddings")
+    try:
+        return int(value) if value is not None else None
+    except (TypeError, ValueError):
+        raise UsageError(f"original_max_position_embeddings must be a whole number, not {value!r}") from None
 
 
 def _has_factor(method: str) -> bool:

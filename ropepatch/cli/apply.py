@@ -23,6 +23,7 @@ _ELSEWHERE = {
     "group": "--group",
     "hf_layout": "--hf-layout",
     "bake": "--bake",
+    "force": "--force",
     "method": "--method",
 }
 _EXAMPLES = examples(
@@ -58,6 +59,7 @@ _EXAMPLES = examples(
 )
 @click.option("--hf-layout", type=click.Choice(["v4", "v5", "both"]), help="Layout of config.json; default: as it is.")
 @click.option("--bake", is_flag=True, help="Write per-pair factors even where a named method would do.")
+@click.option("--force", is_flag=True, help="Patch layers that a longer context does not reach (sliding windows) too.")
 @writing_options
 @standard
 def command(out: Output, refs: tuple[str, ...], **options: Any) -> None:
@@ -111,6 +113,7 @@ def _fresh_patch(ref: str, options: dict[str, Any]) -> Patch:
         group=options["group"],
         hf_layout=options["hf_layout"],
         bake=options["bake"],
+        force=options["force"],
         **settings,
     )
 

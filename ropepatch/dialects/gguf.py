@@ -323,8 +323,14 @@ class GgufDialect:
         )
         if row.swa == "same":
             return local
-        alone = False if row.nope == "full" else None
-        return dataclasses.replace(local, scaling=NoScaling(), factors=None, softmax_scale=None, scalable=alone)
+        attention = float(self.number("rope.scaling.attn_factor") or 1.0) if row.swa == "one" else 1.0
+        plain = (1.0,) * (local.rotary_dim // 2)
+        return dataclasses.replace(
+            local,
+            scaling=NoScaling() if attention == 1 else Factors(plain, attention_factor=attention),
+            factors=None,
+            scalable=False if row.nope == "full" else None,
+        )
 
     def _layers(self) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
         """Sliding and full layers where the file says which: flags, or that every n-th is full."""

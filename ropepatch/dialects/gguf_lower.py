@@ -12,6 +12,7 @@ from ropepatch.dialects import factors as factor_lists
 from ropepatch.dialects import gguf_magnitude as magnitude
 from ropepatch.dialects.base import Lowering
 from ropepatch.errors import MethodUnsupported
+from ropepatch.frequencies import group_frequencies
 from ropepatch.methods.base import Array, Method
 from ropepatch.methods.by_parts import Llama3
 from ropepatch.methods.linear import Linear
@@ -57,6 +58,13 @@ def lower(
     old, new = before.groups[name], after.groups[name]
     _check_sliding(dialect, row, after)
     spelling = _spell(dialect, row, old, new, options)
+    _check_sliding_magnitude(dialect, row, after, spelling)
+    moved = spelling.keys.get("rope.scaling.original_context_length")
+    if moved and after.trained_context and moved[1] != after.trained_context:
+        notes.append(
+            f"these betas are spelled as an original context of {moved[1]} (llama.cpp fixes its own at 32 and 1): a "
+            f"later --existing replace needs --original-length {after.trained_context}"
+        )
     spelling.keys.update(_contexts(after, spelling))
     _sliding_base(dialect, row, before, old, spelling)
     if spelling.keys.get("rope.scaling.attn_factor") or "yarn" in str(spelling.keys.get("rope.scaling.type")):
@@ -259,6 +267,20 @@ def _check_sliding(dialect: GgufDialect, row: Row, after: RopeProfile) -> None:
             f"llama.cpp applies the factor to the sliding layers of {dialect.architecture} too",
             where=str(dialect.path),
             hint="ntk or theta changes the full-attention layers alone",
+        )
+
+
+def _check_sliding_magnitude(dialect: GgufDialect, row: Row, after: RopeProfile, spelling: _Spelling) -> None:
+    sliding = after.groups.get("sliding_attention")
+    if row.swa != "one" or sliding is None:
+        return
+    written = spelling.keys.get("rope.scaling.attn_factor")
+    wanted = group_frequencies(sliding).attention_scale
+    if abs((written[1] if written else 1.0) - wanted) > 1e-6:
+        raise MethodUnsupported(
+            f"llama.cpp multiplies rope.scaling.attn_factor into the sliding layers of {dialect.architecture} too",
+            where=str(dialect.path),
+            hint="yarn without attention_factor, linear, ntk and theta need no such key",
         )
 
 

@@ -56,7 +56,7 @@ class HfDialect:
 
     def lift_config(self, ref: str) -> RopeProfile:
         """The profile that the config describes."""
-        section, notes = self.section, list(self.section.notes)
+        section, notes = self.section, list[str]()
         if not section.rotates:
             raise NoRope(
                 f"model type {section.model_type!r} has no rotary position embedding; there is nothing to patch",
@@ -75,7 +75,7 @@ class HfDialect:
             declared_context=declared,
             nope_layers=hf_families.nope_layers(section),
             unrecognised=unread,
-            notes=tuple(dict.fromkeys(notes)),
+            notes=tuple(dict.fromkeys([*section.notes, *notes])),  # reading the entries adds to the section's
         )
 
     def _group(

@@ -75,7 +75,12 @@ class NtkCritical(Method):
         """The base that this method comes to."""
         turn = 2 * math.pi
         original = self.original_max_position_embeddings
-        return float(rope.rope_theta ** (math.log(original * self.factor / turn) / math.log(original / turn)))
+        try:
+            return float(rope.rope_theta ** (math.log(original * self.factor / turn) / math.log(original / turn)))
+        except OverflowError:
+            raise ParameterError(
+                f"{self.name} from {original} to {original * self.factor:g} tokens needs a base beyond any number"
+            ) from None
 
     def apply(self, rope: Spectrum, length: int | None) -> Frequencies:
         """Plain RoPE at the raised base."""

@@ -146,15 +146,16 @@ def ranges(layers: Sequence[int]) -> str:
     return ", ".join(runs) or "none"
 
 
-def frequency_table(group: RopeGroup, now: Frequencies) -> Table:
-    """Each pair's frequency and wavelength, and how much the scaling slows it."""
-    rotation = group.spectrum().inv_freq
+def frequency_table(group: RopeGroup | None, now: Frequencies) -> Table:
+    """Each pair's frequency and wavelength, and how much the scaling slows it where the group is known."""
+    rotation = group.spectrum().inv_freq if group is not None else now.inv_freq[:0]
+    comparable = rotation.size == now.inv_freq.size
     table = heading_table()
     for heading in ("pair", "inv_freq", "wavelength", "slowed by"):
         table.add_column(heading, justify="right")
     for index, value in enumerate(now.inv_freq):
         still = value == 0
-        slowed = f"{rotation[index] / value:.6g}" if not still and index < rotation.size else ""
+        slowed = f"{rotation[index] / value:.6g}" if not still and comparable else ""
         wavelength = "stands still" if still else f"{2 * math.pi / value:,.6g}"
         table.add_row(str(index), f"{value:.9g}", wavelength, slowed if slowed != "1" else Text("1", "dim"))
     return table

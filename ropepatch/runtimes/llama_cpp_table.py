@@ -19,7 +19,8 @@ Columns of the table:
 `betas`    `yes` rope.scaling.yarn_beta_fast and yarn_beta_slow are read; elsewhere they stay 32 and 1
 `logmul`   rope.scaling.yarn_log_multiplier: `-` not read, `raw` mscale_all_dim itself, `tenth` 0.1 of it and the graph
            multiplies the softmax scale as well, `zero` the graph does so too, with a multiplier that no key sets
-`swa`      scaling of the sliding layers: `-` none slide, `same` they take the file's factor, `one` they do not
+`swa`      scaling of the sliding layers: `-` none slide, `same` they take the file's factor and attn_factor, `one`
+           they take attn_factor alone, `off` neither
 `base`     base of the sliding layers without rope.freq_base_swa: `copy` of rope.freq_base, or `10000`;
            `main` always rope.freq_base, whatever rope.freq_base_swa says; `need` the key is required
 `nope`     layers that are not rotated, so that no patch reaches them: `-` none, `full` the full-attention layers of a
@@ -46,7 +47,7 @@ class Row:
     rot: Literal["head", "any", "-"]
     betas: bool
     log_mul: Literal["-", "raw", "tenth", "zero"]
-    swa: Literal["-", "same", "one"]
+    swa: Literal["-", "same", "one", "off"]
     swa_base: Literal["-", "copy", "10000", "main", "need"]
     nope: Literal["-", "full", "4th", "key"]
     note: str
@@ -150,7 +151,7 @@ jina-bert-v3     neox   -       any  -     -      -    -     -
 k2-horizon       neox   -       any  yes   -      -    -     -
 kimi-k3          none   -       -    -     -      -    -     -
 kimi-linear      none   -       -    -     -      -    -     -
-laguna           neox   -       any  -     -      one  copy  -    attn_factor reaches full-attention layers only
+laguna           neox   -       any  -     -      off  copy  -
 lfm2             neox   -       any  -     -      same main  -
 lfm2moe          neox   -       any  -     -      same main  -
 llada            norm   x       head -     -      -    -     -
@@ -162,7 +163,7 @@ maincoder        norm   -       head -     -      -    -     -
 mamba            none   -       -    -     -      -    -     -    recurrent
 mamba2           none   -       -    -     -      -    -     -    recurrent
 maple            neox   -       any  -     -      same copy  full
-mellum           neox   -       head -     -      one  main  -    attn_factor reaches full-attention layers only
+mellum           neox   -       head -     -      off  main  -
 mimo2            neox   -       any  -     -      one  10000 -
 minicpm          norm   Fc      head -     -      -    -     -
 minicpm3         neox   L       any  -     -      -    -     -    only the RoPE part of MLA heads rotates
@@ -182,7 +183,7 @@ neo-bert         norm   -       any  -     -      -    -     -
 nomic-bert       neox   -       any  -     -      -    -     -
 nomic-bert-moe   neox   -       any  -     -      -    -     -
 olmo             norm   -       head -     -      -    -     -
-olmo2            neox   -       head -     -      one  main  -    OLMo 3; attn_factor reaches full-attention layers only
+olmo2            neox   -       head -     -      off  main  -    OLMo 3
 olmoe            neox   -       head -     -      -    -     -
 openelm          neox   -       any  -     -      -    -     -
 orion            neox   -       head -     -      -    -     -

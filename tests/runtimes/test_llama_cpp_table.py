@@ -124,7 +124,8 @@ def test_lists_of_the_reference() -> None:
     assert with_("betas", True) == {"grok", "mistral3", "k2-horizon"}
     assert with_("log_mul", "tenth") == {"deepseek2", "deepseek32", "mistral4"}
     assert with_("log_mul", "raw") == {"mistral3"}
-    assert with_("swa", "one") >= {"gemma3", "gemma3n", "gemma4", "mimo2", "plamo3", "modern-bert", "laguna", "olmo2"}
+    assert with_("swa", "one") >= {"gemma3", "gemma3n", "gemma4", "mimo2", "plamo3", "modern-bert"}
+    assert with_("swa", "off") == {"laguna", "mellum", "olmo2"}
     assert with_("swa", "same") >= {"afmoe", "cohere2", "exaone4", "gemma2", "llama4", "gpt-oss", "smallthinker"}
 
 
@@ -165,7 +166,7 @@ def test_the_engine_prints_what_the_row_says(arch: str, tmp_path: Path) -> None:
     assert ENGINE_PAIRS[info["rope type"]] == row.pairs
     assert ("freq_base_swa" in info) == (row.swa != "-")
     if row.swa != "-":
-        assert float(info["freq_scale_swa"]) == {"same": 0.25, "one": 1.0}[row.swa]
+        assert float(info["freq_scale_swa"]) == {"same": 0.25, "one": 1.0, "off": 1.0}[row.swa]
         assert float(info["freq_base_swa"]) == {"copy": 20000.0, "main": 20000.0, "10000": 10000.0}[row.swa_base]
     if "rope_yarn_log_mul" in info:
         assert float(info["rope_yarn_log_mul"]) == pytest.approx({"-": 0.0, "raw": 0.05, "tenth": 0.5}[row.log_mul])

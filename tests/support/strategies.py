@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from hypothesis import reject
 from hypothesis import strategies as st
 
 from ropepatch import methods
-from ropepatch.methods import Method, Spectrum, Target
+from ropepatch.methods import Method, ParameterError, Spectrum, Target
 
 #: The trained context of the shortest real model is far above this; below 2π tokens not even the first pair turns once.
 SHORTEST_CONTEXT = 7
@@ -109,7 +110,12 @@ def cases(
     by = draw(factor if factor is not None else factors())
     if kind.applicable:
         chosen = draw(_settings(kind.name, rope, lowest_slow))
-        return Case(kind.extend(Target(by, original, rope), chosen), rope, original, by)
+        case = Case(kind.extend(Target(by, original, rope), chosen), rope, original, by)
+        try:
+            case.method.apply(rope, None)
+        except ParameterError:  # a base beyond any number
+            reject()
+        return case
     if kind.name == "proportional":
         return Case(
             kind.from_parameters({"partial_rotary_factor": draw(numbers(0.05, 1.0)), "factor": by}), rope, original, by
