@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ropepatch.containers import json_text
-from ropepatch.dialects import hf_families, hf_scaling, inv_freq_tensors
+from ropepatch.dialects import hf_families, hf_layers, hf_scaling, inv_freq_tensors
 from ropepatch.dialects.base import Lowering
 from ropepatch.dialects.hf_families import Entry
 from ropepatch.dialects.hf_section import text_section
@@ -70,10 +70,10 @@ class HfDialect:
             groups[name] = self._group(name, entry, declared, notes, unread)
         return RopeProfile(
             source=Source(ref, "hf", section.model_type, self.layout_version),
-            groups=hf_families.merge_equal(groups, entries),
+            groups=hf_layers.merge_equal(groups, entries),
             trained_context=self._trained(groups, declared, notes),
             declared_context=declared,
-            nope_layers=hf_families.nope_layers(section),
+            nope_layers=hf_layers.nope_layers(section),
             unrecognised=unread,
             notes=tuple(dict.fromkeys([*section.notes, *notes])),  # reading the entries adds to the section's
         )
@@ -97,8 +97,8 @@ class HfDialect:
             mrope_section=tuple(sections) if isinstance(sections, list) else None,
             scaling=scaling,
             scalable=None if entry.reached else False,
-            softmax_scale=hf_families.softmax_scale(self.section, scaling),
-            query_temperature=hf_families.query_temperature(self.section, entry.rope),
+            softmax_scale=hf_layers.softmax_scale(self.section, scaling),
+            query_temperature=hf_layers.query_temperature(self.section, entry.rope),
         )
         self._check(group.scaling, group, where)
         return group

@@ -8,7 +8,6 @@ one entry of ``FAMILIES``.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +15,7 @@ from typing import Any
 from ropepatch.dialects import hf_defaults, hf_remote
 from ropepatch.dialects.hf_section import MAX_LAYERS, MAX_WIDTH, THETA_KEYS, Section, text_section
 from ropepatch.errors import InputError
-from ropepatch.methods.base import Method, yarn_attention
-from ropepatch.profile import RopeGroup
+from ropepatch.methods.base import Method
 
 __all__ = ["FAMILIES", "THETA_KEYS", "Entry", "Section", "entries", "entry", "text_section"]
 
@@ -261,14 +259,15 @@ def _partial_when(section: Section) -> str:
     return "always" if when == "default" else when
 
 
-def _only_sliding_rotates(section: Section) -> bool:
+def only_sliding_rotates(section: Section) -> bool:
+    """Whether the full-attention layers of this model carry no RoPE."""
     rule = section.defaults.facts.get("rotates")
     return rule == "window" or (rule == "window-any" and bool(section.get("sliding_window")))
 
 
 def _layers(section: Section, name: str) -> tuple[int, ...] | None:
     types = section.layer_types()
-    if name == "default" and types and _only_sliding_rotates(section):
+    if name == "default" and types and only_sliding_rotates(section):
         return tuple(i for i, kind in enumerate(types) if "sliding" in kind) or None
     if name == "default":
         return None
@@ -276,7 +275,7 @@ def _layers(section: Section, name: str) -> tuple[int, ...] | None:
 
 
 def _window(section: Section, name: str) -> int | None:
-    if "sliding" not in name and "local" not in name and not _only_sliding_rotates(section):
+    if "sliding" not in name and "local" not in name and not only_sliding_rotates(section):
         return None
     value = section.number("sliding_window", "local_attention", "sliding_window_size", limit=1 << 40)
     return int(value) if value else None
@@ -324,56 +323,3 @@ FAMILIES: dict[str, Callable[[Section, list[str]], dict[str, Entry]]] = {
     "modernbert": _modernbert,
     "modernbert-decoder": _modernbert,
 }
-
-
-def merge_equal(groups: dict[str, RopeGroup], entries: Mapping[str, Entry]) -> dict[str, RopeGroup]:
-    """One ``default`` group where several say the same and a scaling would reach them alike."""
-    plain = [dataclasses.replace(group, layers=None, window=None) for group in groups.values()]
-    alike = len({entry.reached for entry in entries.values()}) == 1
-    if len(plain) > 1 and alike and all(group == plain[0] for group in plain):
-        return {"default": plain[0]}
-    return groups
-
-
-def nope_layers(section: Section) -> tuple[int, ...] | None:
-    """Layers without RoPE, where the config lists or implies them."""
-    rule = section.defaults.facts.get("rotates")
-    types = section.layer_types()
-    flags = section.get("no_rope_layers")
-    if isinstance(flags, Mapping):
-        count = section.layers() or 0
-        step = section.given.get("no_rope_layer_interval")
-        cycle = flags.get("cycle", [1])
-        flags = [
-            (i + 1) % step != 0 if isinstance(step, int) and step > 0 else cycle[i % len(cycle)] for i in range(count)
-        ]
-    found: tuple[int, ...] = ()
-    if isinstance(flags, Sequence) and not isinstance(flags, str) and len(flags) <= MAX_LAYERS:
-        found = tuple(i for i, rotates in enumerate(flags) if not rotates)
-    elif types and _only_sliding_rotates(section):
-        found = tuple(i for i, kind in enumerate(types) if "sliding" not in kind)
-    elif types and rule == "full":
-        found = tuple(i for i, kind in enumerate(types) if kind != "full_attention")
-    elif rule == "theta" and isinstance(bases := section.get("layer_rope_theta"), Sequence):
-        found = tuple(i for i, base in enumerate(bases[:MAX_LAYERS]) if not base)
-    return found or None
-
-
-def softmax_scale(section: Section, scaling: Method) -> float | None:
-    """DeepSeek's extra factor on the softmax scale: the squared magnitude of ``mscale_all_dim``."""
-    everywhere = getattr(scaling, "mscale_all_dim", None)
-    if section.defaults.facts.get("softmax_factor") != "mscale_all_dim" or not everywhere:
-        return None
-    return float(yarn_attention(getattr(scaling, "factor", 1.0), everywhere) ** 2)
-
-
-def query_temperature(section: Section, rope: Mapping[str, Any]) -> dict[str, float] | None:
-    """Position-dependent scaling of the queries: ``1 + scale ln(1 + floor(p / length))``."""
-    if section.defaults.facts.get("query_temperature") == "floor_scale":
-        scale, length = section.number("attn_scale"), section.number("floor_scale")
-        on = section.get("attn_temperature_tuning")
-        return {"scale": float(scale), "length": float(length)} if on and scale and length else None
-    scale, length = rope.get("llama_4_scaling_beta"), rope.get("original_max_position_embeddings")
-    if isinstance(scale, (int, float)) and isinstance(length, (int, float)) and scale and math.isfinite(scale):
-        return {"scale": float(scale), "length": float(length)}
-    return None
