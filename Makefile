@@ -18,7 +18,7 @@ help:
 	@echo "make test      install what the tests need and run them all"
 	@echo "make lint      ruff check, ruff format --check, mypy"
 	@echo "make format    let ruff rewrite what it can"
-	@echo "make docs      write docs/cli.md and docs/methods.md from the program (docs-check: compare)"
+	@echo "make docs      write docs/cli.md, docs/methods.md and the outputs in the other pages (docs-check: compare)"
 	@echo "make bench     make a 4 GB GGUF and measure ropepatch against cp and gguf-new-metadata"
 	@echo "make fixtures  make the small checkpoints again"
 	@echo "make clean     remove .venv, build products and caches"
@@ -99,10 +99,12 @@ format: $(TEST)
 docs: $(TEST)
 	$(BIN)/python tools/cli_reference.py
 	$(BIN)/python tools/methods_page.py
+	$(BIN)/python tools/doc_outputs.py
 
 docs-check: $(TEST)
 	$(BIN)/python tools/cli_reference.py --check
 	$(BIN)/python tools/methods_page.py --check
+	$(BIN)/python tools/doc_outputs.py --check
 
 bench: $(CORE)
 	$(BIN)/python benchmarks/large_gguf.py $(BENCH)

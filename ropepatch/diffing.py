@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,6 +16,7 @@ from ropepatch.errors import UsageError
 from ropepatch.frequencies import TOLERANCE, group_frequencies, ratios
 from ropepatch.methods.base import Array, Frequencies
 from ropepatch.profile import RopeGroup, RopeProfile
+from ropepatch.runtimes.side import Side, side
 
 SCHEMA = "ropepatch.diff/1"
 Comparable: TypeAlias = "Checkpoint | RopeProfile | str | Path"
@@ -23,6 +24,8 @@ Comparable: TypeAlias = "Checkpoint | RopeProfile | str | Path"
 #: Radians per position below which a pair stands still: over the longest context that any format can declare (2^31
 #: tokens) it turns by less than 1e-5.
 STILL = 1e-15
+#: radians by which a pair may be off before the layers see another position
+OFF = math.pi / 8
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class FrequencyDifference:
         first_pair: the first pair that differs.
         from_wavelength: its wavelength in a, in tokens.
         attention_scale: the factor on cos and sin of a and of b.
+        distance: tokens between two positions from which on some pair is off by more than π/8; None when none differs.
     """
 
     length: int | None
@@ -66,11 +70,12 @@ class FrequencyDifference:
     first_pair: int | None
     from_wavelength: float | None
     attention_scale: tuple[float, float]
+    distance: float | None = None
 
     @property
     def equivalent(self) -> bool:
         """Whether both sides rotate alike at this length."""
-        return self.pairs[0] == self.pairs[1] and self.differing == 0 and _close(*self.attention_scale)
+        return self.pairs[0] == self.pairs[1] and self.differing == 0 and close(*self.attention_scale)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; an infinite ratio or wavelength is null."""
@@ -84,6 +89,7 @@ class FrequencyDifference:
             "first_pair": self.first_pair,
             "from_wavelength": _finite(self.from_wavelength),
             "attention_scale": list(self.attention_scale),
+            "distance": _finite(self.distance),
         }
 
 
@@ -132,17 +138,24 @@ class Diff:
         b: the second.
         contexts: trained and declared context of both.
         groups: the rope groups, matched by name.
+        sides: the same with the runtimes that read them.
     """
 
     a: RopeProfile
     b: RopeProfile
     contexts: tuple[Setting, ...]
     groups: tuple[GroupDifference, ...]
+    sides: tuple[Side, Side]
+
+    @property
+    def refused(self) -> bool:
+        """Whether a runtime does not run its side."""
+        return any(one.refusal is not None for one in self.sides)
 
     @property
     def equivalent(self) -> bool:
-        """Whether all groups compute the same at the lengths compared."""
-        return all(group.equivalent for group in self.groups)
+        """Whether all groups compute the same at the lengths compared, and both sides are run."""
+        return not self.refused and all(group.equivalent for group in self.groups)
 
     @property
     def same_contexts(self) -> bool:
@@ -159,13 +172,16 @@ class Diff:
         )
 
     def sentence(self) -> str:
-        """The result in one plain sentence."""
-        if self.identical:
-            return "No difference: settings, contexts and frequencies are the same."
-        if self.equivalent:
-            contexts = "" if self.same_contexts else f", but {_contexts_in_words(self.contexts)}"
-            return f"The frequencies are the same{contexts or '; only the spelling differs'}."
-        return _difference_in_words(self)
+        """The result in a plain sentence, and where there is a difference, a second one that says why."""
+        from ropepatch.report.diff_words import sentence
+
+        return sentence(self)
+
+    def reasons(self) -> list[str]:
+        """What makes the two compute differently, one clause each; empty where they do not."""
+        from ropepatch.report.diff_words import reasons
+
+        return reasons(self)
 
     def to_json(self) -> dict[str, Any]:
         """The difference as the JSON that ``schemas/diff.schema.json`` describes."""
@@ -180,42 +196,79 @@ class Diff:
             "contexts": [item.to_json() for item in self.contexts],
             "groups": [group.to_json() for group in self.groups],
             "sentence": self.sentence(),
+            "reasons": self.reasons(),
+            "runtimes": dict(zip("ab", (one.to_json() for one in self.sides), strict=True)),
         }
 
 
-def diff(a: Comparable, b: Comparable, length: int | None = None) -> Diff:
-    """Compare two checkpoints, in any formats.
+def diff(
+    a: Comparable,
+    b: Comparable | None = None,
+    length: int | None = None,
+    *,
+    runtime_a: str | None = None,
+    runtime_b: str | None = None,
+) -> Diff:
+    """Compare two checkpoints, in any formats, or one under two runtimes.
 
     Args:
         a: a checkpoint, a profile, or a ref.
-        b: the same.
+        b: the same; default ``a``.
         length: the long context to compare at; default the larger declared one. A short context is always compared.
+        runtime_a: who reads ``a``, for example ``vllm@0.29``; None for what its methods define.
+        runtime_b: the same for ``b``.
 
     Raises:
-        UsageError: the length is not a positive number of tokens.
+        UsageError: the length is not a positive number of tokens, or a runtime is unknown.
         InputError: a ref cannot be read.
     """
     if length is not None and length < 1:
         raise UsageError(f"the length must be at least 1 token, not {length}")
-    one, two = _profile(a), _profile(b)
+    first = _opened(a)
+    second = first if b is None else _opened(b)
+    one, two = (item if isinstance(item, RopeProfile) else item.profile for item in (first, second))
     declared = [context for context in (one.declared_context, two.declared_context) if context]
     lengths = (None, length or max(declared)) if length or declared else (None,)
-    groups = []
-    for left, right in _matched(one, two):
-        old = one.groups[left] if left is not None else None
-        new = two.groups[right] if right is not None else None
-        frequencies = [compare(old, new, at) for at in lengths] if old and new else []
-        groups.append(GroupDifference(left, right, tuple(_settings(old, new)), tuple(frequencies)))
-    contexts = (
-        Setting("trained_context", one.trained_context, two.trained_context),
-        Setting("declared_context", one.declared_context, two.declared_context),
+    sides = side(first, runtime_a, lengths), side(second, runtime_b, lengths)
+    refused = any(item.refusal is not None for item in sides)
+    groups = tuple(
+        _group_difference(sides, left, right, () if refused else lengths)
+        for left, right in _matched(sides[0].names, sides[1].names)
     )
-    return Diff(one, two, contexts, tuple(groups))
+    return Diff(one, two, _contexts(sides), groups, sides)
+
+
+def _contexts(sides: tuple[Side, Side]) -> tuple[Setting, ...]:
+    a, b = sides
+    found = (
+        Setting("trained_context", a.profile.trained_context, b.profile.trained_context),
+        Setting("declared_context", a.profile.declared_context, b.profile.declared_context),
+    )
+    if a.runtime is None and b.runtime is None:
+        return found
+    return (*found, Setting("derived_context", a.context, b.context))
+
+
+def _group_difference(
+    sides: tuple[Side, Side], left: str | None, right: str | None, lengths: Sequence[int | None]
+) -> GroupDifference:
+    a, b = sides
+    old = a.group(left) if left is not None else None
+    new = b.group(right) if right is not None else None
+    frequencies: list[FrequencyDifference] = []
+    if left is not None and right is not None:
+        frequencies = [compared(a.frequencies(left, at), b.frequencies(right, at), at) for at in lengths]
+    return GroupDifference(left, right, tuple(_settings(old, new)), tuple(frequencies))
 
 
 def compare(a: RopeGroup, b: RopeGroup, length: int | None) -> FrequencyDifference:
     """The frequencies of two groups against each other at ``length`` tokens; None means a short context."""
-    one, two = _still(group_frequencies(a, length)), _still(group_frequencies(b, length))
+    return compared(group_frequencies(a, length), group_frequencies(b, length), length)
+
+
+def compared(a: Frequencies, b: Frequencies, length: int | None) -> FrequencyDifference:
+    """Two sets of frequencies against each other, which are in force at ``length`` tokens."""
+    one, two = _still(a), _still(b)
     scales = (one.attention_scale, two.attention_scale)
     pairs = (one.inv_freq.size, two.inv_freq.size)
     if pairs[0] != pairs[1]:
@@ -237,25 +290,24 @@ def compare(a: RopeGroup, b: RopeGroup, length: int | None) -> FrequencyDifferen
         first,
         2 * math.pi / turning if turning else math.inf,
         scales,
+        OFF / float(np.max(np.abs(one.inv_freq - two.inv_freq)[differing])),
     )
 
 
-def _profile(item: Comparable) -> RopeProfile:
-    if isinstance(item, RopeProfile):
-        return item
-    return item.profile if isinstance(item, Checkpoint) else checkpoint.open(item).profile
+def _opened(item: Comparable) -> Checkpoint | RopeProfile:
+    return item if isinstance(item, (Checkpoint, RopeProfile)) else checkpoint.open(item)
 
 
-def _matched(a: RopeProfile, b: RopeProfile) -> Iterator[tuple[str | None, str | None]]:
+def _matched(a: Sequence[str], b: Sequence[str]) -> Iterator[tuple[str | None, str | None]]:
     """Groups of the same name; a lone group of one side stands against every group of the other."""
-    if set(a.groups) & set(b.groups):
-        for name in {**a.groups, **b.groups}:
-            yield (name if name in a.groups else None), (name if name in b.groups else None)
-    elif len(a.groups) == 1 or len(b.groups) == 1:
-        yield from ((left, right) for left in a.groups for right in b.groups)
+    if set(a) & set(b):
+        for name in dict.fromkeys((*a, *b)):
+            yield (name if name in a else None), (name if name in b else None)
+    elif len(a) == 1 or len(b) == 1:
+        yield from ((left, right) for left in a for right in b)
     else:
-        yield from ((name, None) for name in a.groups)
-        yield from ((None, name) for name in b.groups)
+        yield from ((name, None) for name in a)
+        yield from ((None, name) for name in b)
 
 
 def _settings(a: RopeGroup | None, b: RopeGroup | None) -> list[Setting]:
@@ -283,7 +335,7 @@ def _still(frequencies: Frequencies) -> Frequencies:
     return Frequencies(inv_freq, frequencies.attention_scale)
 
 
-def _close(a: float, b: float) -> bool:
+def close(a: float, b: float) -> bool:
     return a == b or abs(a - b) <= TOLERANCE * max(abs(a), abs(b))
 
 
@@ -291,7 +343,7 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, bool) or isinstance(b, bool):
         return a is b
     if isinstance(a, (int, float)) and isinstance(b, (int, float)):
-        return _close(a, b)
+        return close(a, b)
     if isinstance(a, list) and isinstance(b, list):
         return len(a) == len(b) and all(map(_same, a, b))
     return bool(a == b)
@@ -299,59 +351,3 @@ def _same(a: Any, b: Any) -> bool:
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
-
-
-def _contexts_in_words(contexts: tuple[Setting, ...]) -> str:
-    named = [item for item in contexts if item.a is not None and item.b is not None and not item.same]
-    return " and ".join(
-        f"the {item.name.replace('_', ' ')} differs ({item.a:,} and {item.b:,} tokens)" for item in named
-    )
-
-
-def _difference_in_words(result: Diff) -> str:
-    """The sentence for the group and length that differ most."""
-    for group in result.groups:
-        if group.a is None or group.b is None:
-            side = "second" if group.a is None else "first"
-            return f"They differ: only the {side} has the rope group {group.name.strip(' -/')}."
-    found = [(group, item) for group in result.groups for item in group.frequencies if not item.equivalent]
-    if not found:
-        return "They differ: the frequencies are the same, the scale or sections of a group are not."
-    group, item = max(found, key=lambda pair: (pair[1].pairs[0] != pair[1].pairs[1], _distance(pair[1])))
-    where = _length_in_words(group, item)
-    if len(result.groups) > 1:
-        where = f"in {group.name} {where}"
-    return f"They differ {where}: {_frequencies_in_words(item)}."
-
-
-def _length_in_words(group: GroupDifference, item: FrequencyDifference) -> str:
-    if all((other.ratio, other.attention_scale) == (item.ratio, item.attention_scale) for other in group.frequencies):
-        return "at every length"
-    return "in short contexts" if item.length is None else f"at {item.length:,} tokens"
-
-
-def _distance(item: FrequencyDifference) -> float:
-    return abs(math.log(item.ratio)) if item.ratio > 0 else math.inf
-
-
-def _frequencies_in_words(item: FrequencyDifference) -> str:
-    if item.pairs[0] != item.pairs[1]:
-        return f"the first rotates {item.pairs[0]} pairs, the second {item.pairs[1]}"
-    parts = []
-    if item.pair is not None:
-        parts.append(
-            f"{item.differing} of {item.pairs[0]} pairs, from wavelength {item.from_wavelength:,.4g} on, "
-            f"{_turning_in_words(item)} at pair {item.pair}"
-        )
-    if not _close(*item.attention_scale):
-        parts.append("attention scale {:.6g} against {:.6g}".format(*item.attention_scale))
-    return "; ".join(parts)
-
-
-def _turning_in_words(item: FrequencyDifference) -> str:
-    if math.isinf(item.ratio):
-        return "standing still in the second"
-    if item.ratio == 0:
-        return "standing still in the first"
-    slower, times = ("second", item.ratio) if item.ratio > 1 else ("first", 1 / item.ratio)
-    return f"up to {times:.6g} times slower in the {slower}"

@@ -75,6 +75,8 @@ def finish(
             progress=progress,
         )
     if out.json:
+        from ropepatch.report import launching
+
         out.document(
             {
                 "schema": "ropepatch.apply/1",
@@ -82,6 +84,7 @@ def finish(
                 "manifest_path": str(target.manifest),
                 "manifest": manifest.document,
                 "notes": list(patch.notes),
+                "launch": launching.documents(launching.written(target.anchor)),
             }
         )
     elif out.quiet:
@@ -128,7 +131,7 @@ def _headline(patch: Patch) -> str:
 
 
 def _show_written(out: Output, patch: Patch, manifest: Manifest, target: Path, record: Path) -> None:
-    from ropepatch.report import tables
+    from ropepatch.report import launching, tables
 
     _show_changes(out, patch)
     report = manifest.verification
@@ -138,6 +141,8 @@ def _show_written(out: Output, patch: Patch, manifest: Manifest, target: Path, r
         out.note("the output was not verified", "warning")
     out.line(f"wrote     {target}")
     out.line(f"manifest  {record}")
+    for line in ("", *launching.brief(launching.written(target)), ""):
+        out.line(line)
     for note in patch.notes:
         out.note(note)
     if target.exists() and Path(patch.ref).exists() and not os.path.samefile(target, patch.ref):

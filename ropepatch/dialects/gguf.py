@@ -31,7 +31,8 @@ from ropepatch.runtimes.llama_cpp_table import FREQS, LONG, SHORT, Row
 #: as many as llama.cpp takes
 MAX_LAYERS = 512
 SCALING_TYPES = ("none", "linear", "yarn", "longrope")
-#: names that Ollama's converter gives; its own loader translates them (llama/compat/llama-ollama-compat.cpp)
+#: names that Ollama's converter gives; its own loader translates them (llama/compat/llama-ollama-compat.cpp). The
+#: factor's is llama.cpp's own of 2023, still read; the older yet `rope.scale` is not.
 ALIASES: dict[str, tuple[str, ...]] = {
     "rope.freq_base": ("rope.global.freq_base",),
     "rope.freq_base_swa": ("rope.local.freq_base", "rope.freq_base_local", "rope.swa.freq_base"),
@@ -40,7 +41,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "rope.scaling.yarn_beta_fast": ("rope.scaling.beta_fast",),
     "rope.scaling.yarn_beta_slow": ("rope.scaling.beta_slow",),
     "rope.scaling.yarn_log_multiplier": ("rope.scaling.mscale_all_dim",),
-    "rope.scaling.factor": ("rope.scale_linear", "rope.scale"),
+    "rope.scaling.factor": ("rope.scale_linear",),
 }
 ARCHITECTURE_ALIASES = {"gptoss": "gpt-oss", "qwen25vl": "qwen2vl", "olmo3": "olmo2"}
 #: keys that the profile takes in; every other rope key is kept under ``unrecognised``

@@ -83,7 +83,13 @@ def labels(specs: Sequence[str]) -> str:
     """Several of them, older releases of one engine together."""
     grouped: dict[str, list[str]] = {}
     for spec in specs:
-        name, _, rest = label(spec).partition(" ")
-        grouped.setdefault(name, []).append(rest)
-    return ", ".join(f"{name} {' and '.join(filter(None, rest))}".strip() if "" not in rest or len(rest) == 1
-                     else f"{name} (also {' and '.join(filter(None, rest))})" for name, rest in grouped.items())
+        name, _, release = label(spec).partition("@" if "@" in label(spec) else " ")
+        grouped.setdefault(name, []).append(release)
+    return ", ".join(_releases(name, found) for name, found in grouped.items())
+
+
+def _releases(name: str, releases: Sequence[str]) -> str:
+    named = " and ".join(release for release in releases if release)
+    if not named:
+        return name
+    return f"{name} ({named} as well)" if "" in releases else f"{name} {named}"

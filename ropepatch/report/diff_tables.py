@@ -10,8 +10,10 @@ from rich.text import Text
 
 from ropepatch.diffing import Diff, FrequencyDifference, GroupDifference, Setting
 from ropepatch.profile import Source
+from ropepatch.report.diff_words import tokens_apart
 from ropepatch.report.tables import heading_table, plain
-from ropepatch.report.text import number, short
+from ropepatch.report.text import clean, number, short
+from ropepatch.runtimes.side import Side
 
 _CELL = 30
 
@@ -19,7 +21,10 @@ _CELL = 30
 def difference(result: Diff) -> list[Any]:
     """Sources, the settings that differ, and the frequencies of each group."""
     shown: list[Any] = [_sources(result.a.source, result.b.source), ""]
-    contexts = [item for item in result.contexts if not item.same]
+    if any(side.runtime is not None for side in result.sides):
+        shown += [_runtimes(result.sides), ""]
+    # the table of runtimes says what they derive
+    contexts = [item for item in result.contexts if not item.same and item.name != "derived_context"]
     named = len(result.groups) > 1
     if contexts and named:
         shown += [_settings(contexts), ""]
@@ -41,6 +46,25 @@ def _sources(a: Source, b: Source) -> Table:
     return grid
 
 
+def _runtimes(sides: tuple[Side, Side]) -> Table:
+    """What each side's runtime derives, ignores and refuses."""
+    table = heading_table()
+    table.add_column("", no_wrap=True)
+    table.add_column("a", overflow="fold")
+    table.add_column("b", overflow="fold")
+    rows = {
+        "runtime": [side.runtime or "what the file says" for side in sides],
+        "refuses": [side.refusal or "" for side in sides],
+        "serves": [f"{side.context:,} tokens" if side.context else "" for side in sides],
+        "switches": [" and ".join(side.switches) for side in sides],
+        "ignores": ["\n".join(map(clean, side.ignored)) for side in sides],
+    }
+    for name, cells in rows.items():
+        if any(cells):
+            table.add_row(plain(name, "dim"), *(Text("\n").join(map(plain, cell.split("\n"))) for cell in cells))
+    return table
+
+
 def _settings(items: Sequence[Setting]) -> Table:
     table = heading_table()
     table.add_column("setting", no_wrap=True)
@@ -56,7 +80,7 @@ def _value(value: Any) -> Text:
 
 
 def _frequencies(group: GroupDifference) -> Table:
-    table = heading_table("at length", "pairs that differ", "largest ratio a/b", "attention scale")
+    table = heading_table("at length", "pairs that differ", "largest ratio a/b", "attention scale", "off by π/8 over")
     for item in group.frequencies:
         table.add_row(*(plain(cell) for cell in _cells(item)))
     return table
@@ -67,8 +91,8 @@ def _cells(item: FrequencyDifference) -> tuple[str, ...]:
     a, b = item.attention_scale
     scale = number(a) if abs(a - b) <= 1e-6 * abs(a) else f"{number(a)} / {number(b)}"
     if item.pairs[0] != item.pairs[1]:
-        return length, f"{item.pairs[0]} against {item.pairs[1]} pairs", "", scale
-    if item.pair is None:
-        return length, "none", "1", scale
+        return length, f"{item.pairs[0]} against {item.pairs[1]} pairs", "", scale, ""
+    if item.pair is None or item.distance is None:
+        return length, "none", "1", scale, ""
     since = f"{item.differing} of {item.pairs[0]}, wavelength ≥ {item.from_wavelength:,.4g}"
-    return length, since, f"{item.ratio:.6g} at pair {item.pair}", scale
+    return length, since, f"{item.ratio:.6g} at pair {item.pair}", scale, tokens_apart(item.distance)

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ropepatch import runtimes
 from ropepatch.dialects import hf_families
 from ropepatch.errors import RopepatchError
+from ropepatch.frequencies import TOLERANCE, deviation, profile_frequencies
+from ropepatch.methods.base import Frequencies
 from ropepatch.profile import RopeProfile
 from ropepatch.runtimes.base import Prediction
+
+if TYPE_CHECKING:
+    from ropepatch.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -22,10 +30,13 @@ class Launch:
 
     Attributes:
         runtime: its name.
-        text: the command, Modelfile or snippet; empty where the runtime refuses the checkpoint.
+        text: the command, Modelfile or snippet; empty where the runtime refuses the checkpoint or ignores its scaling.
         avoid: options that would spoil the result, with why.
         notes: what the runtime does with the checkpoint.
         refused: why it does not load it.
+        ignored: what it turns by instead, where it loads the checkpoint and drops what the file says.
+        length: the context that the line asks for, in tokens.
+        context: the one that the runtime derives by itself; None where it derives none, or there is no line.
     """
 
     runtime: str
@@ -33,6 +44,22 @@ class Launch:
     avoid: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     refused: str | None = None
+    ignored: str | None = None
+    length: int | None = None
+    context: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON; ``text`` is null where there is no line."""
+        return {
+            "runtime": self.runtime,
+            "text": self.text or None,
+            "length": self.length,
+            "context": self.context,
+            "avoid": list(self.avoid),
+            "notes": list(self.notes),
+            "refused": self.refused,
+            "ignored": self.ignored,
+        }
 
 
 @dataclass(frozen=True)
@@ -91,10 +118,71 @@ def lines(
         except runtimes.WrongFormat:
             continue
         except RopepatchError as error:
-            found.append(Launch(name, "", refused=str(error)))
+            found.append(Launch(name, "", refused=f"{error.what}; {error.hint}" if error.hint else error.what))
             continue
-        found.append(build(_order(ref, wanted, predicted, rope, path), predicted))
+        dropped = _dropped(profile, predicted, wanted) if rope is None else None
+        if dropped is not None:
+            found.append(Launch(name, "", notes=_notes(predicted), ignored=dropped))
+            continue
+        order = _order(ref, wanted, predicted, rope, path)
+        made = build(order, predicted)
+        off = () if rope is not None or _as_written(profile, predicted, wanted) else (_OTHER,)
+        found.append(dataclasses.replace(made, notes=(*off, *made.notes), length=wanted, context=order.context))
     return found
+
+
+def of_checkpoint(model: Checkpoint, length: int | None = None) -> list[Launch]:
+    """The launch lines of an opened checkpoint; none for a format whose readers are not predicted.
+
+    Args:
+        model: the checkpoint; its ref stands in the lines.
+        length: the context in tokens; default the declared one.
+
+    Raises:
+        InputError: the checkpoint cannot be read.
+    """
+    if model.profile.source.format not in ("hf", "gguf"):
+        return []
+    return lines(model.ref, model.profile, model.raw_config, length)
+
+
+_OTHER = "other frequencies than the file's method defines: see ropepatch diff with --runtime-b"
+
+
+def _as_written(profile: RopeProfile, predicted: Mapping[str, Prediction], length: int) -> bool:
+    """Whether the runtime computes what the methods in the file define."""
+    return all(deviation(_of(name, predicted).frequencies, said) <= TOLERANCE for name, said in _said(profile, length))
+
+
+def _said(profile: RopeProfile, length: int) -> Iterable[tuple[str, Frequencies]]:
+    return profile_frequencies(profile, length).items()
+
+
+def _of(name: str, predicted: Mapping[str, Prediction]) -> Prediction:
+    return predicted.get(name) or predicted.get("default") or next(iter(predicted.values()))
+
+
+def _dropped(profile: RopeProfile, predicted: Mapping[str, Prediction], length: int) -> str | None:
+    """What the runtime turns by instead, where it comes to plain RoPE that the file does not say."""
+    for name, said in _said(profile, length):
+        made = _of(name, predicted)
+        theta = _plain_base(made)
+        if theta is None or deviation(made.frequencies, said) <= TOLERANCE:
+            continue
+        keys = f" and ignores {', '.join(made.ignored)}" if made.ignored else ""
+        if made.inv_freq.size != said.inv_freq.size:
+            return f"rotates {made.inv_freq.size} pairs of dimensions, the file says {said.inv_freq.size}{keys}"
+        return f"loads it as plain RoPE of base {theta:.6g}{keys}"
+    return None
+
+
+def _plain_base(made: Prediction) -> float | None:
+    """The base where the frequencies are those of unscaled RoPE, None else."""
+    slopes = np.diff(np.log(made.inv_freq)) if (made.inv_freq > 0).all() and made.inv_freq.size > 1 else np.ones(1)
+    plain = abs(made.inv_freq[0] - 1) <= TOLERANCE and np.ptp(slopes) <= TOLERANCE and slopes[0] < 0
+    if not plain or not math.isclose(made.attention_scale, 1.0, rel_tol=TOLERANCE):
+        return None
+    return float(np.exp(-slopes[0] * made.inv_freq.size))
 
 
 def _order(

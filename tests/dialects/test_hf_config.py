@@ -365,3 +365,16 @@ def test_folders_without_a_checkpoint_are_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(InputError, match="is no checkpoint"):
         ropepatch.open(tmp_path / "notes.txt")
+
+
+def test_a_base_that_the_config_leaves_out_is_told(tmp_path: Path) -> None:
+    """A note names the class default that was taken, and the other line's where transformers changed it."""
+    config = {"model_type": "olmo3", "hidden_size": 128, "num_attention_heads": 4, "max_position_embeddings": T}
+    for version, base, other in (("4.57.6", "10000", "500000"), ("5.23.0", "500000", "10000")):
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps({**config, "transformers_version": version}))
+        (note,) = (note for note in ropepatch.open(path).profile.notes if "rope_theta" in note)
+        assert f"rope_theta {base} taken from the class default of olmo3 (transformers {version})" in note
+        assert f"has {other}" in note
+    path.write_text(json.dumps({**config, "model_type": "qwen3", "rope_theta": 10000.0}))
+    assert not any("rope_theta" in note for note in ropepatch.open(path).profile.notes)

@@ -1,0 +1,346 @@
+"""A checkpoint as the rules see it: spelled, lifted, and read by every engine of the scope."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ropepatch import runtimes
+from ropepatch.containers import json_text
+from ropepatch.dialects.base import Dialect
+from ropepatch.dialects.gguf import GgufDialect
+from ropepatch.dialects.hf_config import HfDialect
+from ropepatch.dialects.hf_section import Section
+from ropepatch.doctor import gguf_view
+from ropepatch.doctor.gguf_view import GgufView
+from ropepatch.doctor.scope import Scope
+from ropepatch.errors import InputError, RopepatchError, RuntimeRejects
+from ropepatch.frequencies import TOLERANCE, deviation, profile_frequencies
+from ropepatch.methods.base import Frequencies
+from ropepatch.patch import Edit, Value
+from ropepatch.profile import RopeProfile
+from ropepatch.runtimes import comparison
+from ropepatch.runtimes.base import Prediction
+from ropepatch.runtimes.comparison import Cell
+
+TOKENIZER = "tokenizer_config.json"
+Path_ = tuple[str, ...]
+Outcome = dict[str, Prediction] | RopepatchError
+
+
+class Subject:
+    """What rules look at.
+
+    Attributes:
+        ref: what the person typed.
+        dialect: the opened format.
+        scope: the engines to hold it against.
+        found: the hits of the rules that ran before.
+        explained: the engines whose deviation a rule has accounted for.
+    """
+
+    def __init__(
+        self,
+        ref: str,
+        dialect: Dialect,
+        scope: Scope,
+        length: int | None = None,
+        *,
+        profile: RopeProfile | None = None,
+        tokenizer: Mapping[str, Any] | None = None,
+        edits: Sequence[Edit] = (),
+    ) -> None:
+        self.ref = ref
+        self.dialect = dialect
+        self.scope = scope
+        self.explained: set[str] = set()
+        self._length = length
+        self._given = profile
+        self._tokenizer = tokenizer
+        self._edits = edits
+        self._outcomes: dict[tuple[str, int | None], Outcome] = {}
+
+    # what the files say
+
+    @cached_property
+    def format(self) -> str:
+        """``hf``, ``gguf`` or ``other``."""
+        return "hf" if isinstance(self.dialect, HfDialect) else "gguf" if isinstance(self.dialect, GgufDialect) else ""
+
+    @property
+    def file(self) -> str:
+        """The name of the file that holds the settings."""
+        return self.dialect.files()[0].name
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """``config.json`` as spelled."""
+        assert isinstance(self.dialect, HfDialect)
+        return self.dialect.config
+
+    @property
+    def section(self) -> Section:
+        """The text model's part of it."""
+        assert isinstance(self.dialect, HfDialect)
+        return self.dialect.section
+
+    @cached_property
+    def gguf(self) -> GgufView:
+        """The keys and tensors of a GGUF."""
+        assert isinstance(self.dialect, GgufDialect)
+        return GgufView(self.dialect, self._edits)
+
+    @cached_property
+    def tokenizer(self) -> Mapping[str, Any]:
+        """``tokenizer_config.json``, empty where there is none or it cannot be read."""
+        if self._tokenizer is not None:
+            return self._tokenizer
+        path = self.dialect.root / TOKENIZER
+        try:
+            return json_text.read(path)[1] if path.exists() else {}
+        except InputError:
+            return {}
+
+    def ropes(self) -> Iterator[tuple[Path_, Mapping[str, Any]]]:
+        """Every rope dict of the text section that somebody reads, with its path from the top of the file."""
+        for key in ("rope_scaling", "rope_parameters"):
+            value = self.section.given.get(key)
+            if not isinstance(value, Mapping) or not value:
+                continue
+            inner = {name: item for name, item in value.items() if isinstance(item, Mapping)}
+            if inner:
+                yield from ((self.at(key, name), item) for name, item in inner.items())
+            else:
+                yield self.at(key), value
+
+    def at(self, *path: str) -> Path_:
+        """A path below the text section, from the top of the file."""
+        return (*self.section.path, *path)
+
+    # what it comes to
+
+    @cached_property
+    def lifted(self) -> RopeProfile | RopepatchError:
+        """The profile, or why there is none."""
+        if self._given is not None:
+            return self._given
+        try:
+            if isinstance(self.dialect, HfDialect):
+                return self.dialect.lift_config(self.ref)
+            return self.dialect.lift(self.ref)
+        except RopepatchError as error:
+            return error
+
+    @property
+    def profile(self) -> RopeProfile | None:
+        """The profile; None where the file cannot be lifted."""
+        return self.lifted if isinstance(self.lifted, RopeProfile) else None
+
+    @cached_property
+    def reach(self) -> int | None:
+        """The long context that engines are compared at: the one asked for, the declared one or what YaRN reaches."""
+        if self._length is not None:
+            return self._length
+        if self.profile is None:
+            return _context(self.section) if self.format == "hf" else None
+        reached = self.profile.declared_context or 0
+        for group in self.profile.groups.values():
+            original = getattr(group.scaling, "original_max_position_embeddings", None)
+            factor = getattr(group.scaling, "factor", None)
+            if group.scaling.name in ("yarn", "dynamic") and original and factor and factor * original < 1 << 31:
+                reached = max(reached, round(factor * original))
+        return reached or None
+
+    def outcome(self, spec: str, length: int | None = None) -> Outcome:
+        """What an engine computes, or why it does not."""
+        key = (spec, length)
+        if key not in self._outcomes:
+            self._outcomes[key] = self._predict(spec, length)
+        return self._outcomes[key]
+
+    def _predict(self, spec: str, length: int | None) -> Outcome:
+        config = self.config if self.format == "hf" else None
+        profile = None if self.format == "hf" else self.profile
+        if config is None and profile is None:
+            return InputError("cannot be read")
+        try:
+            return runtimes.predict(spec, profile, config, length, self.file)
+        except RopepatchError as error:
+            return error
+
+    def predictions(self, spec: str) -> Iterator[Prediction]:
+        """What an engine computes in a short and in a long context, group by group; nothing where it refuses."""
+        for length in dict.fromkeys((None, self.reach)):
+            found = self.outcome(spec, length)
+            if isinstance(found, dict):
+                yield from found.values()
+
+    def refuses(self, spec: str) -> RopepatchError | None:
+        """Why an engine does not take the checkpoint, short or long."""
+        for length in dict.fromkeys((None, self.reach)):
+            found = self.outcome(spec, length)
+            if isinstance(found, RopepatchError):
+                return found
+        return None
+
+    def reference(self, length: int | None) -> dict[str, Frequencies]:
+        """What the settings mean: the profile's frequencies, in the order in which transformers deals the pairs."""
+        newest = self.outcome("transformers", length) if self.format == "hf" else {}
+        read = {name: one.frequencies for name, one in newest.items()} if isinstance(newest, dict) else {}
+        if self.profile is None:
+            return read
+        meant = profile_frequencies(self.profile, length)
+        return {name: _ordered(one, read.get(name) or read.get("default")) for name, one in meant.items()}
+
+    def cells(self, spec: str) -> Iterator[tuple[str, int | None, Cell]]:
+        """An engine against the reference: group, length, comparison."""
+        for length in dict.fromkeys((None, self.reach)):
+            found = self.outcome(spec, length)
+            if not isinstance(found, dict):
+                continue
+            for group, meant in self.reference(length).items():
+                mine = found.get(group) or found.get("default") or (next(iter(found.values())) if len(found) == 1 else None)
+                if mine is not None:
+                    yield group, length, comparison.compare(meant, mine)
+
+    def differs(self, spec: str) -> bool:
+        """Whether an engine computes anything else than the settings mean."""
+        return any(not cell.same for _, _, cell in self.cells(spec))
+
+    def unscaled(self, spec: str) -> bool:
+        """Whether an engine turns by the plain rotation where the settings scale it."""
+        found = self.outcome(spec, self.reach)
+        if not isinstance(found, dict) or self.profile is None or not self.differs(spec):
+            return False
+        scaled = {name: group for name, group in self.profile.groups.items() if group.scaled}
+        pairs = [(group, found.get(name) or found.get("default")) for name, group in scaled.items()]
+        return bool(pairs) and all(
+            mine is not None and deviation(mine.frequencies, Frequencies(group.spectrum().inv_freq)) <= TOLERANCE
+            for group, mine in pairs
+        )
+
+    # which engines a statement is about
+
+    def ignoring(self, *names: str) -> tuple[str, ...]:
+        """The engines that read the file and say that a key of one of these names changes nothing."""
+        return tuple(
+            spec
+            for spec in self.scope.specs
+            if any(key.split(".")[-1] in names for one in self.predictions(spec) for key in one.ignored)
+        )
+
+    def noting(self, *words: str) -> tuple[str, ...]:
+        """The engines whose prediction has a note with one of these words."""
+        return tuple(
+            spec
+            for spec in self.scope.specs
+            if any(word in note for one in self.predictions(spec) for note in one.notes for word in words)
+        )
+
+    def deviating(self) -> tuple[str, ...]:
+        """The engines that refuse the file or compute something else than it means."""
+        return tuple(spec for spec in self.scope.specs if self.refuses(spec) or self.differs(spec))
+
+    def moved(self, edits: Sequence[Edit]) -> tuple[str, ...]:
+        """The engines whose frequencies, magnitude or refusal the edits would change."""
+        other = self.with_edits(edits)
+        lengths = dict.fromkeys((None, self.reach))
+        return tuple(
+            spec
+            for spec in self.scope.specs
+            if any(not _alike(self.outcome(spec, at), other.outcome(spec, at)) for at in lengths)
+        )
+
+    def with_edits(self, edits: Sequence[Edit]) -> Subject:
+        """The same checkpoint with the edits made, in memory."""
+        if isinstance(self.dialect, GgufDialect):
+            dialect: Dialect = gguf_view.with_edits(self.dialect, edits)
+            return Subject(self.ref, dialect, self.scope, self._length, edits=(*self._edits, *edits))
+        assert isinstance(self.dialect, HfDialect)
+        config = edited(self.config, [edit for edit in edits if edit.file == self.file])
+        tokenizer = edited(self.tokenizer, [edit for edit in edits if edit.file == TOKENIZER])
+        dialect = HfDialect(self.dialect.root, self.dialect.path, config)
+        return Subject(self.ref, dialect, self.scope, self._length, tokenizer=tokenizer)
+
+    # edits
+
+    def put(self, path: Path_, value: Any, file: str | None = None) -> Edit:
+        """The edit that sets a JSON value."""
+        return Edit(file or self.file, "json", path, self._before(path, file), Value(value))
+
+    def drop(self, path: Path_, file: str | None = None) -> Edit:
+        """The edit that takes a JSON key out."""
+        return Edit(file or self.file, "json", path, self._before(path, file), None)
+
+    def _before(self, path: Path_, file: str | None) -> Value | None:
+        found: Any = self.tokenizer if file == TOKENIZER else self.config
+        for key in path:
+            if not isinstance(found, Mapping) or key not in found:
+                return None
+            found = found[key]
+        return Value(found)
+
+    def put_key(self, name: str, kind: str, value: Any) -> Edit:
+        """The edit that sets a GGUF key, given without the architecture."""
+        return Edit(self.file, "key", (self.gguf.full(name),), self._key_before(name), Value(value, kind))
+
+    def drop_key(self, name: str) -> Edit:
+        """The edit that takes a GGUF key out."""
+        return Edit(self.file, "key", (self.gguf.full(name),), self._key_before(name), None)
+
+    def _key_before(self, name: str) -> Value | None:
+        record = self.gguf.record(name)
+        return None if record is None else Value(record.value, self.gguf.type_of(name))
+
+
+def edited(document: Mapping[str, Any], edits: Sequence[Edit]) -> dict[str, Any]:
+    """A JSON object with edits made."""
+    made: dict[str, Any] = copy.deepcopy(dict(document))
+    for edit in edits:
+        at = made
+        for key in edit.path[:-1]:
+            inner = at.get(key)
+            if not isinstance(inner, dict):
+                inner = at[key] = {}
+            at = inner
+        if edit.after is None:
+            at.pop(edit.path[-1], None)
+        else:
+            at[edit.path[-1]] = copy.deepcopy(edit.after.data)
+    return made
+
+
+def _context(section: Section) -> int | None:
+    try:
+        return section.context()
+    except InputError:
+        return None
+
+
+def _ordered(meant: Frequencies, read: Frequencies | None) -> Frequencies:
+    """``meant``, or the same values in the order in which ``read`` has them."""
+    if read is None or read.inv_freq.shape != meant.inv_freq.shape:
+        return meant
+    same = np.allclose(np.sort(read.inv_freq), np.sort(meant.inv_freq), rtol=TOLERANCE, atol=0)
+    return Frequencies(read.inv_freq, meant.attention_scale) if same else meant
+
+
+def _alike(a: Outcome, b: Outcome) -> bool:
+    if isinstance(a, RopepatchError) or isinstance(b, RopepatchError):
+        return isinstance(a, RopepatchError) and isinstance(b, RopepatchError)
+    if len(a) != len(b):
+        return False
+    return all(
+        one.inv_freq.shape == two.inv_freq.shape
+        and deviation(one.frequencies, two.frequencies) <= TOLERANCE
+        and math.isclose(one.attention_scale, two.attention_scale, rel_tol=TOLERANCE)
+        for one, two in zip(a.values(), b.values(), strict=True)
+    )
+
+
+__all__ = ["TOKENIZER", "Outcome", "RuntimeRejects", "Subject", "edited"]
