@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ropepatch.containers import json_text
-from ropepatch.dialects import hf_families, hf_layers, hf_scaling, inv_freq_tensors
+from ropepatch.dialects import hf_defaults, hf_families, hf_layers, hf_scaling, inv_freq_tensors
 from ropepatch.dialects.base import Lowering
 from ropepatch.dialects.hf_families import Entry
 from ropepatch.dialects.hf_section import text_section
@@ -58,6 +58,12 @@ class HfDialect:
         """The profile that the config describes."""
         section, notes = self.section, list[str]()
         if not section.rotates:
+            if not section.defaults.known and section.model_type not in hf_defaults.WITHOUT_ROPE and section.silent:
+                raise InputError(
+                    f"model type {section.model_type!r} is unknown, and the config has no RoPE key",
+                    where=str(self.path),
+                    hint="write rope_theta into the config if the model has RoPE",
+                )
             raise NoRope(
                 f"model type {section.model_type!r} has no rotary position embedding; there is nothing to patch",
                 where=str(self.path),

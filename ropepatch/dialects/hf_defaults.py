@@ -21,6 +21,17 @@ _FIXED: dict[str, dict[str, Any]] = {
 }
 
 
+#: language models with learned positions, ALiBi, relative biases or no attention, which people point the tool at
+WITHOUT_ROPE = frozenset(
+    {
+        "albert", "bart", "bert", "biogpt", "bloom", "camembert", "ctrl", "deberta", "deberta-v2", "distilbert",
+        "electra", "gpt2", "gpt_bigcode", "gpt_neo", "imagegpt", "jamba", "kimi_linear", "mamba", "mamba2", "mbart",
+        "mpt", "mt5", "openai-gpt", "opt", "pegasus", "roberta", "rwkv", "t5", "transfo-xl", "umt5", "whisper", "xglm",
+        "xlm-roberta", "xlnet",
+    }
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Defaults:
     """What transformers adds for one model type.

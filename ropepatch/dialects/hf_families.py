@@ -230,8 +230,8 @@ def theta_keys(section: Section, name: str) -> tuple[str, ...]:
 
 
 def _partial(section: Section, rope: Mapping[str, Any], name: str, head: int) -> float:
-    if "qk_rope_head_dim" in section.defaults.width_from and (width := section.number("qk_rope_head_dim")):
-        return min(1.0, width / head)  # the share that the config spells is derived from these two
+    if latent := section.latent_width():
+        return min(1.0, latent / head)  # the share that the config spells is derived from these two
     found = rope.get("partial_rotary_factor")
     if found is None:
         found = section.given_number("partial_rotary_factor", "rotary_pct", "rotary_emb_fraction", limit=1.0)

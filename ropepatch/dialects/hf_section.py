@@ -18,6 +18,8 @@ TEXT_SECTIONS = (
     ("language_config",),
     ("language_model",),
     ("decoder",),
+    ("decoder_config",),
+    ("llm_cfg",),
 )
 THETA_KEYS = ("rotary_emb_base", "rope_embedding_base", "rope_base")
 CONTEXT_KEYS = (
@@ -71,6 +73,11 @@ class Section:
             found = self.get(key)
             return bool(found == value if value else found)
         return self.defaults.known or any(self.given.get(key) is not None for key in ROPE_SIGNS)
+
+    @property
+    def silent(self) -> bool:
+        """Whether the file says nothing either way about RoPE: no key of it, and no switch that turns it off."""
+        return self.given.get("mla_use_nope") is not True and not isinstance(self.given.get("attn_config"), Mapping)
 
     @property
     def layout(self) -> str:
@@ -150,19 +157,27 @@ class Section:
         sources = self.defaults.width_from
         values = self.defaults.values
         whole = values.get("head_dim") == values.get("qk_rope_head_dim") and "head_dim" not in self.given
-        if "qk_rope_head_dim" in sources and whole and (width := self.number("qk_rope_head_dim", limit=MAX_WIDTH)):
-            return int(width)
+        if (whole or not self.defaults.known) and (latent := self.latent_width()):
+            return latent
         if group == "full_attention" and "global_head_dim" in sources and (width := self._global_head()):
             return int(width)
         head = self.given_number("head_dim", "kv_channels", "attention_head_size", limit=MAX_WIDTH)
         derived = not sources or "hidden_size" in sources or "d_model" in sources or "projection_dim" in sources
-        if head is None and derived:
+        if head is None and (derived or self.given.get("qk_rope_head_dim") == 0):
             head = self._derived_head()
         if head is None:
             head = self.number("head_dim", limit=MAX_WIDTH) or self._derived_head()
         if not head or head < 2:
             raise InputError("says neither head_dim nor hidden_size and num_attention_heads", where=self.where)
         return int(head)
+
+    def latent_width(self) -> int | None:
+        """The rotating part of a head under latent attention; None where there is none (0 switches it off)."""
+        given = self.given.get("qk_rope_head_dim")
+        if given == 0 or (self.defaults.known and "qk_rope_head_dim" not in self.defaults.width_from):
+            return None
+        width = self.number("qk_rope_head_dim", limit=MAX_WIDTH)
+        return int(width) if width else None
 
     def _global_head(self) -> float | None:
         """The full-attention layers' own head dimension: a key, or the first entry of ``per_layer_config``."""

@@ -60,9 +60,7 @@ def scope_of(container: str, wanted: str | Sequence[str] | None = None) -> Scope
             raise UsageError(what, hint=f"these do: {', '.join(_readers(container))}")
         return Scope(reading, frozenset(reading), frozenset(reading))
     current = _readers(container)
-    older = [
-        f"{name}@{'.'.join(map(str, span.newest))}" for name in current for span in runtimes.behaviours(name)[:-1]
-    ]
+    older = [f"{name}@{'.'.join(map(str, span.newest))}" for name in current for span in runtimes.behaviours(name)[:-1]]
     return Scope((*current, *older), frozenset(), frozenset(current))
 
 

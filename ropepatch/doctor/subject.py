@@ -204,7 +204,11 @@ class Subject:
             if not isinstance(found, dict):
                 continue
             for group, meant in self.reference(length).items():
-                mine = found.get(group) or found.get("default") or (next(iter(found.values())) if len(found) == 1 else None)
+                mine = (
+                    found.get(group)
+                    or found.get("default")
+                    or (next(iter(found.values())) if len(found) == 1 else None)
+                )
                 if mine is not None:
                     yield group, length, comparison.compare(meant, mine)
 

@@ -19,7 +19,7 @@ class Resonance(Method):
     formula = "λ' = round(λ); inv_freq' = 2π/λ'"
     paper = "Resonance RoPE, arXiv 2403.00071"
     reach = "none of its own; used on top of another method (--method yarn+resonance)"
-    fine_tuning = "as the method below it"
+    fine_tuning = "as the method that it is put on"
     about = (
         "Removes the gap between angles seen in training and those met beyond it for the pairs that turn at least "
         "once, by making every wavelength a whole number of tokens. A fast pair may turn up to 5 % faster than "

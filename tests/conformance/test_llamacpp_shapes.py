@@ -93,6 +93,17 @@ def test_patched_shapes_agree(arch: str, options: tuple[str, ...], tmp_path: Pat
     assert distance(computed((folder, file), arch), unpatched(arch, models)).min() > DIFFER
 
 
+@pytest.mark.parametrize(
+    "options", [YARN, (*YARN, "--set", "mscale=1", "--set", "mscale_all_dim=0.5"), ("--method", "linear")]
+)
+def test_mistral4_has_deepseek_s_graph_and_other_magnitudes(options: tuple[str, ...], tmp_path: Path) -> None:
+    """The same weights under this name: the keys written differ, what is computed does not."""
+    models = pair("deepseek2", tmp_path)
+    other = tiny.write_gguf(tmp_path / "mistral4.gguf", spec_of("deepseek2"), arch="mistral4")
+    folder, file = (apply(path, f"{path.stem}-out", *options, "--factor", FACTOR) for path in (models[0], other))
+    assert distance(computed((folder, file), "deepseek2"), unpatched("deepseek2", models)).min() > DIFFER
+
+
 def test_ntk_on_gpt_oss_agrees_in_the_new_layout(tmp_path: Path) -> None:
     """A base that reaches the sliding layers as well, as in both runtimes it does."""
     models = pair("gpt-oss", tmp_path, "v5")
