@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 DEMO   := build/demo
+CONFORMANCE := build/conformance
 CORE   := $(VENV)/.core-installed
 TEST   := $(VENV)/.test-installed
 MODEL  := fixtures/tiny-llama.gguf
@@ -10,15 +11,16 @@ SOURCE := $(shell find ropepatch schemas -type f -not -name '*.pyc' 2>/dev/null)
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo setup test lint format docs docs-check bench fixtures clean
+.PHONY: help demo setup test conformance lint format docs docs-check bench fixtures clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo      patch a small GGUF with YaRN x4: before, after, verification, manifest, undo"
 	@echo "make test      install what the tests need and run them all"
+	@echo "make conformance  fetch vLLM's and mlx-lm's own code and hold the predictions against it (340 MB)"
 	@echo "make lint      ruff check, ruff format --check, mypy"
 	@echo "make format    let ruff rewrite what it can"
-	@echo "make docs      write docs/cli.md, docs/methods.md and the outputs in the other pages (docs-check: compare)"
+	@echo "make docs      write docs/cli.md, methods.md, runtimes.md and the outputs in the other pages (docs-check: compare)"
 	@echo "make bench     make a 4 GB GGUF and measure ropepatch against cp and gguf-new-metadata"
 	@echo "make fixtures  make the small checkpoints again"
 	@echo "make clean     remove .venv, build products and caches"
@@ -87,6 +89,11 @@ setup: $(TEST)
 test: $(TEST)
 	$(BIN)/python -m pytest -n 2
 
+# Opt-in: other engines' own rotary classes, in an environment of their own beside .venv.
+conformance: $(TEST)
+	$(BIN)/python tests/conformance/optional/environment.py $(CONFORMANCE)
+	$(CONFORMANCE)/bin/python -m pytest tests/conformance/optional tests/runtimes/test_live.py
+
 lint: $(TEST)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -99,11 +106,13 @@ format: $(TEST)
 docs: $(TEST)
 	$(BIN)/python tools/cli_reference.py
 	$(BIN)/python tools/methods_page.py
+	$(BIN)/python tools/runtimes_page.py
 	$(BIN)/python tools/doc_outputs.py
 
 docs-check: $(TEST)
 	$(BIN)/python tools/cli_reference.py --check
 	$(BIN)/python tools/methods_page.py --check
+	$(BIN)/python tools/runtimes_page.py --check
 	$(BIN)/python tools/doc_outputs.py --check
 
 bench: $(CORE)

@@ -14,21 +14,26 @@ from ropepatch._version import __version__
 if TYPE_CHECKING:
     from ropepatch.checkpoint import Checkpoint, open
     from ropepatch.diffing import Diff, diff
+    from ropepatch.doctor import Finding, doctor
     from ropepatch.manifest import Manifest
     from ropepatch.methods.base import Frequencies
     from ropepatch.output import replay, revert
     from ropepatch.patch import Patch
     from ropepatch.profile import RopeGroup, RopeProfile
+    from ropepatch.runtimes.readings import all_runtimes
 
 _HOMES = {
     "Checkpoint": "checkpoint",
     "Diff": "diffing",
+    "Finding": "doctor",
     "Frequencies": "methods.base",
     "Manifest": "manifest",
     "Patch": "patch",
     "RopeGroup": "profile",
     "RopeProfile": "profile",
+    "all_runtimes": "runtimes.readings",
     "diff": "diffing",
+    "doctor": "doctor",
     "open": "checkpoint",
     "replay": "output",
     "revert": "output",
@@ -37,13 +42,16 @@ _HOMES = {
 __all__ = [
     "Checkpoint",
     "Diff",
+    "Finding",
     "Frequencies",
     "Manifest",
     "Patch",
     "RopeGroup",
     "RopeProfile",
     "__version__",
+    "all_runtimes",
     "diff",
+    "doctor",
     "errors",
     "open",
     "replay",

@@ -12,12 +12,12 @@ import click
 from ropepatch._version import __version__
 
 #: in the order of the help; each is a module here that holds `command`
-COMMANDS = ("inspect", "freqs", "methods", "explain", "apply", "diff", "revert", "replay")
+COMMANDS = ("inspect", "freqs", "methods", "explain", "apply", "diff", "doctor", "revert", "replay")
 
 _EPILOG = """\b
 Exit codes:
   0    done
-  1    findings: diff differs, a verification failed
+  1    findings: diff differs, doctor has errors, a verification failed
   2    usage: options or parameters that cannot be used
   3    the input cannot be read or patched, or a file not written
   4    network, Hub or permission

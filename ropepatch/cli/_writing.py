@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import click
 from ropepatch.cli._output import Output
 
 if TYPE_CHECKING:
+    from ropepatch.doctor.base import Finding
     from ropepatch.manifest import Manifest
     from ropepatch.patch import Patch
 
@@ -42,6 +43,42 @@ def writing_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def runtimes_option(*also: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The option that names runtimes, given as ``wanted``; ``also`` are other spellings of it."""
+    text = "Engines to look out for: vllm,llama.cpp or transformers@4.57; default: all that read the format."
+    return click.option("--for", *also, "wanted", multiple=True, metavar="RUNTIMES", help=text)
+
+
+def examined(out: Output, patch: Patch, wanted: Sequence[str], *, force: bool) -> list[Finding]:
+    """What the doctor's rules say of ``patch``, told to the person.
+
+    Raises:
+        MethodUnsupported: there is an error among it and ``force`` is off.
+    """
+    from ropepatch.doctor import check_patch
+    from ropepatch.errors import MethodUnsupported
+
+    findings = check_patch(patch, wanted or None)
+    errors = [one for one in findings if one.severity == "error"]
+    if errors and not force:
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise MethodUnsupported(
+            f"{errors[0].rule} {errors[0].title}: {errors[0].message}{more}",
+            where=patch.ref,
+            hint=f"{errors[0].fix}; --force writes it all the same",
+        )
+    return findings
+
+
+def _tell(out: Output, findings: Sequence[Finding], target: object) -> None:
+    for one in findings:
+        if one.severity != "info":
+            out.note(f"{one.rule} {one.message}", one.severity)
+    quiet = sum(one.severity == "info" for one in findings)
+    if quiet:
+        out.hint(f"{quiet} more of less weight: ropepatch doctor {target}")
+
+
 def finish(
     out: Output,
     patch: Patch,
@@ -52,6 +89,7 @@ def finish(
     weights: str,
     digest: str | None,
     verify: bool,
+    findings: Sequence[Finding] = (),
 ) -> None:
     """Print ``patch`` (``--dry-run``), or write it and tell what was written."""
     from ropepatch.errors import UsageError
@@ -60,6 +98,7 @@ def finish(
         raise UsageError("--in-place and -o exclude each other")
     if dry_run:
         _show_patch(out, patch)
+        _tell(out, findings, "OUTPUT")
         return
     from ropepatch import output as writer
 
@@ -84,6 +123,7 @@ def finish(
                 "manifest_path": str(target.manifest),
                 "manifest": manifest.document,
                 "notes": list(patch.notes),
+                "findings": [one.to_json() for one in findings],
                 "launch": launching.documents(launching.written(target.anchor)),
             }
         )
@@ -91,6 +131,7 @@ def finish(
         out.line(target.anchor)
     else:
         _show_written(out, patch, manifest, target.anchor, target.manifest)
+        _tell(out, findings, target.anchor)
 
 
 def _show_patch(out: Output, patch: Patch) -> None:

@@ -9,7 +9,7 @@ import click
 
 from ropepatch.cli._options import complete_method, examples, standard
 from ropepatch.cli._output import Output
-from ropepatch.cli._writing import finish, writing_options
+from ropepatch.cli._writing import examined, finish, runtimes_option, writing_options
 
 if TYPE_CHECKING:
     from ropepatch.patch import Patch
@@ -59,18 +59,26 @@ _EXAMPLES = examples(
 )
 @click.option("--hf-layout", type=click.Choice(["v4", "v5", "both"]), help="Layout of config.json; default: as it is.")
 @click.option("--bake", is_flag=True, help="Write per-pair factors even where a named method would do.")
-@click.option("--force", is_flag=True, help="Patch layers that a longer context does not reach (sliding windows) too.")
+@click.option(
+    "--force", is_flag=True, help="Patch layers that a longer context does not reach; write what an engine refuses."
+)
+@runtimes_option()
 @writing_options
 @standard
-def command(out: Output, refs: tuple[str, ...], **options: Any) -> None:
+def command(out: Output, refs: tuple[str, ...], wanted: tuple[str, ...], **options: Any) -> None:
     """Extend a checkpoint's context; write a copy and a manifest.
 
     The default output stands beside the input: model.gguf becomes model-yarn-4x.gguf. It is checked after writing, and
     deleted if a check fails. With PATCH (what --dry-run --json printed) the same edits are made to REF.
+
+    Before anything is written the doctor's rules look at what it would be. An error, which is what an engine named with
+    --for refuses or ignores, or every engine that reads the format, ends it; --force writes all the same.
     """
     written = ("output", "in_place", "dry_run", "weights", "digest", "verify")
     writing = {name: options.pop(name) for name in written}
-    finish(out, _patch(refs, options), **writing)
+    patch = _patch(refs, options)
+    findings = examined(out, patch, wanted, force=options["force"] or writing["dry_run"])
+    finish(out, patch, findings=findings, **writing)
 
 
 def _patch(refs: Sequence[str], options: dict[str, Any]) -> Patch:
@@ -84,7 +92,7 @@ def _patch(refs: Sequence[str], options: dict[str, Any]) -> Patch:
     if len(refs) == 2:
         from ropepatch.cli import _records
 
-        given = [name for name, value in options.items() if value not in (None, False, (), "error")]
+        given = [name for name, value in options.items() if value not in (None, False, (), "error") and name != "force"]
         if given:
             raise UsageError(f"a patch says everything itself; leave out --{given[0].replace('_', '-')}")
         return ropepatch.replay(_records.read(refs[0]), refs[1])

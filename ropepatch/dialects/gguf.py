@@ -14,6 +14,7 @@ from ropepatch.containers import gguf as container
 from ropepatch.containers.gguf import ArrayRef
 from ropepatch.dialects import factors as factor_lists
 from ropepatch.dialects import gguf_magnitude as magnitude
+from ropepatch.dialects import gguf_sliding
 from ropepatch.dialects.base import Lowering
 from ropepatch.errors import InputError, NoRope
 from ropepatch.methods.base import Method, ParameterError
@@ -28,8 +29,6 @@ from ropepatch.profile import RopeGroup, RopeProfile, Source
 from ropepatch.runtimes import llama_cpp
 from ropepatch.runtimes.llama_cpp_table import FREQS, LONG, SHORT, Row
 
-#: as many as llama.cpp takes
-MAX_LAYERS = 512
 SCALING_TYPES = ("none", "linear", "yarn", "longrope")
 #: names that Ollama's converter gives; its own loader translates them (llama/compat/llama-ollama-compat.cpp). The
 #: factor's is llama.cpp's own of 2023, still read; the older yet `rope.scale` is not.
@@ -112,7 +111,8 @@ class GgufDialect:
                 where=f"{self.path}: general.architecture",
                 hint="ropepatch will not guess which keys its engine reads",
             )
-        if not row.rotates:
+        off = self.header.get(f"{self.architecture}.rope.scaling.finetuned") is False
+        if not row.rotates or (off and row.nope == "key" and row.arch != "granite_swa"):
             raise NoRope(
                 f"architecture {self.architecture!r} has no rotary position embedding; there is nothing to patch",
                 where=str(self.path),
@@ -149,8 +149,8 @@ class GgufDialect:
         except ParameterError as error:
             raise InputError(str(error), where=f"{self.path}: {self.key('rope.scaling')}") from None
         trained = self._trained(scaling, int(original) if original else None, declared, notes)
-        groups = self._groups(row, group, scaling, kept)
-        unrotated = self._layers()[1] if row.nope == "full" and groups["default"].window else None
+        groups = gguf_sliding.groups(self, row, self._full(row, group, scaling, kept))
+        unrotated = gguf_sliding.layers(self)[1] if row.nope == "full" and groups["default"].window else None
         return RopeProfile(
             source=Source(ref, "gguf", self.architecture, f"gguf-v{self.header.version}"),
             groups=groups,
@@ -218,7 +218,7 @@ class GgufDialect:
             if factor != 1:
                 stages.append(Linear(factor))
             if attention != 1:
-                stages = _with_attention(stages, attention, group)
+                stages = _with_attention(stages, attention, group, (declared or 0) / original if original else 0.0)
         scaling = stages[0] if len(stages) == 1 else Stack(tuple(stages)) if stages else NoScaling()
         kept = self._values(FREQS) if isinstance(tensor, Llama3) else None
         return scaling, kept
@@ -296,55 +296,12 @@ class GgufDialect:
         notes.append("the original context is not written; pass --original-length for a method that needs it")
         return None
 
-    def _groups(
-        self, row: Row, group: RopeGroup, scaling: Method, kept: tuple[float, ...] | None
-    ) -> dict[str, RopeGroup]:
+    def _full(self, row: Row, group: RopeGroup, scaling: Method, kept: tuple[float, ...] | None) -> RopeGroup:
+        """The full-attention layers."""
         factor = scaling.factor if isinstance(scaling, (Linear, Yarn)) else 1.0
         _, softmax = self._magnitudes(row, isinstance(scaling, Yarn), factor)
         extra = None if math.isclose(softmax, 1.0, rel_tol=1e-6) else softmax
-        full = dataclasses.replace(group, scaling=scaling, factors=kept, softmax_scale=extra)
-        window = self.number("attention.sliding_window")
-        if row.swa == "-" or not window:
-            return {"default": full}
-        sliding, rest = self._layers()
-        local = dataclasses.replace(self._sliding(row, full), window=int(window), layers=sliding)
-        if row.nope == "full":
-            return {"default": local}
-        if row.swa == "same" and dataclasses.replace(local, window=None, layers=None) == full:
-            return {"default": full}
-        return {"full_attention": dataclasses.replace(full, layers=rest), "sliding_attention": local}
-
-    def _sliding(self, row: Row, full: RopeGroup) -> RopeGroup:
-        """What llama.cpp makes of the sliding layers."""
-        theta = None if row.swa_base == "main" else self.number("rope.freq_base_swa")
-        local = dataclasses.replace(
-            full,
-            rope_theta=float(theta) if theta else (10000.0 if row.swa_base == "10000" else full.rope_theta),
-            rotary_dim=int(self.number("rope.dimension_count_swa") or full.rotary_dim),
-        )
-        if row.swa == "same":
-            return local
-        attention = float(self.number("rope.scaling.attn_factor") or 1.0) if row.swa == "one" else 1.0
-        plain = (1.0,) * (local.rotary_dim // 2)
-        return dataclasses.replace(
-            local,
-            scaling=NoScaling() if attention == 1 else Factors(plain, attention_factor=attention),
-            factors=None,
-            scalable=False if row.nope == "full" else None,
-        )
-
-    def _layers(self) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
-        """Sliding and full layers where the file says which: flags, or that every n-th is full."""
-        pattern: list[Any] | None = self.header.array(self.key("attention.sliding_window_pattern"))
-        period, count = self.header.get(self.key("attention.sliding_window_pattern")), self.number("block_count")
-        if isinstance(period, int) and 1 < period <= MAX_LAYERS and count and count <= MAX_LAYERS:
-            pattern = [index % period < period - 1 for index in range(int(count))]
-        if not pattern:
-            return None, None
-        return (
-            tuple(i for i, sliding in enumerate(pattern) if sliding),
-            tuple(i for i, sliding in enumerate(pattern) if not sliding),
-        )
+        return dataclasses.replace(group, scaling=scaling, factors=kept, softmax_scale=extra)
 
     def _unrecognised(self, row: Row) -> dict[str, Any]:
         read = {*_KNOWN}
@@ -368,8 +325,12 @@ class GgufDialect:
         return gguf_lower.lower(self, before, after, options)
 
 
-def _with_attention(stages: list[Method], attention: float, group: RopeGroup) -> list[Method]:
-    """``attn_factor`` without YaRN, put on the stage that can carry it."""
-    if stages and isinstance(stages[0], (Factors, LongRope)):
+def _with_attention(stages: list[Method], attention: float, group: RopeGroup, stretch: float) -> list[Method]:
+    """``attn_factor`` without YaRN, put on the stage that can carry it; LongRoPE's own one is named by its factor."""
+    if stages and isinstance(stages[0], LongRope):
+        usual = dataclasses.replace(stages[0], factor=stretch or None, attention_factor=None)
+        own = math.isclose(usual.attention, attention, rel_tol=1e-6)
+        return [usual if own else dataclasses.replace(stages[0], attention_factor=attention), *stages[1:]]
+    if stages and isinstance(stages[0], Factors):
         return [dataclasses.replace(stages[0], attention_factor=attention), *stages[1:]]
     return [*stages, Factors((1.0,) * (group.rotary_dim // 2), attention_factor=attention)]

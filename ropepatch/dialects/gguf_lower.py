@@ -10,9 +10,9 @@ import numpy as np
 from ropepatch.containers.gguf import TYPE_NAMES
 from ropepatch.dialects import factors as factor_lists
 from ropepatch.dialects import gguf_magnitude as magnitude
+from ropepatch.dialects import gguf_sliding
 from ropepatch.dialects.base import Lowering
 from ropepatch.errors import MethodUnsupported
-from ropepatch.frequencies import group_frequencies
 from ropepatch.methods.base import Array, Method
 from ropepatch.methods.by_parts import Llama3
 from ropepatch.methods.linear import Linear
@@ -56,9 +56,9 @@ def lower(
     row, notes = dialect.row(), []
     name = "full_attention" if "full_attention" in after.groups else "default"
     old, new = before.groups[name], after.groups[name]
-    _check_sliding(dialect, row, after)
+    gguf_sliding.check(dialect, row, before, after)
     spelling = _spell(dialect, row, old, new, options)
-    _check_sliding_magnitude(dialect, row, after, spelling)
+    gguf_sliding.check_magnitude(dialect, row, after, spelling.keys)
     moved = spelling.keys.get("rope.scaling.original_context_length")
     if moved and after.trained_context and moved[1] != after.trained_context:
         notes.append(
@@ -66,7 +66,7 @@ def lower(
             f"later --existing replace needs --original-length {after.trained_context}"
         )
     spelling.keys.update(_contexts(after, spelling))
-    _sliding_base(dialect, row, before, old, spelling)
+    gguf_sliding.keep_base(dialect, row, before, old, spelling.keys)
     if spelling.keys.get("rope.scaling.attn_factor") or "yarn" in str(spelling.keys.get("rope.scaling.type")):
         notes.append(
             "do not use --context-shift, --cache-reuse or --grp-attn-n with this file: llama.cpp multiplies the "
@@ -235,53 +235,6 @@ def _contexts(after: RopeProfile, spelling: _Spelling) -> dict[str, tuple[str, A
     if original and "rope.scaling.original_context_length" not in spelling.keys:
         keys["rope.scaling.original_context_length"] = ("UINT32", original)
     return keys
-
-
-def _sliding_base(dialect: GgufDialect, row: Row, before: RopeProfile, old: RopeGroup, spelling: _Spelling) -> None:
-    """Keep a group of sliding layers at its base where llama.cpp would copy a changed one; else let them follow."""
-    base = spelling.keys.get("rope.freq_base")
-    absent = dialect.header.get(dialect.key("rope.freq_base_swa")) is None
-    if not base or row.swa_base in ("-", "main"):
-        return
-    if "sliding_attention" not in before.groups:
-        if not absent:
-            spelling.keys["rope.freq_base_swa"] = base
-    elif absent and row.swa_base == "copy":
-        spelling.keys["rope.freq_base_swa"] = ("FLOAT32", old.rope_theta)
-
-
-def _check_sliding(dialect: GgufDialect, row: Row, after: RopeProfile) -> None:
-    groups = after.groups
-    if "sliding_attention" not in groups:
-        return
-    full = groups["full_attention"].scaling
-    if row.swa_base == "main" and isinstance(full, (Ntk, NtkCritical, Theta)):
-        raise MethodUnsupported(
-            f"llama.cpp takes rope.freq_base for the sliding layers of {dialect.architecture} too, which would change",
-            where=str(dialect.path),
-            hint="linear and yarn change the full-attention layers alone",
-        )
-    same = row.swa == "same" and full != groups["sliding_attention"].scaling
-    if same and full.name in ("linear", "yarn"):
-        raise MethodUnsupported(
-            f"llama.cpp applies the factor to the sliding layers of {dialect.architecture} too",
-            where=str(dialect.path),
-            hint="ntk or theta changes the full-attention layers alone",
-        )
-
-
-def _check_sliding_magnitude(dialect: GgufDialect, row: Row, after: RopeProfile, spelling: _Spelling) -> None:
-    sliding = after.groups.get("sliding_attention")
-    if row.swa != "one" or sliding is None:
-        return
-    written = spelling.keys.get("rope.scaling.attn_factor")
-    wanted = group_frequencies(sliding).attention_scale
-    if abs((written[1] if written else 1.0) - wanted) > 1e-6:
-        raise MethodUnsupported(
-            f"llama.cpp multiplies rope.scaling.attn_factor into the sliding layers of {dialect.architecture} too",
-            where=str(dialect.path),
-            hint="yarn without attention_factor, linear, ntk and theta need no such key",
-        )
 
 
 def _edits(dialect: GgufDialect, spelling: _Spelling) -> list[Edit]:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ropepatch import checkpoint, dialects
@@ -22,7 +24,22 @@ from ropepatch.doctor.subject import Subject, edited
 from ropepatch.errors import RopepatchError, UsageError
 from ropepatch.patch import Patch
 
-__all__ = ["Finding", "Rule", "broken", "check_patch", "doctor", "explain", "find", "fix", "report", "rules", "worst"]
+__all__ = [
+    "Finding",
+    "Rule",
+    "broken",
+    "check_patch",
+    "doctor",
+    "examine",
+    "explain",
+    "find",
+    "fix",
+    "mend",
+    "report",
+    "rules",
+    "subject_of",
+    "worst",
+]
 
 SCHEMA = "ropepatch.doctor/1"
 RULE_SCHEMA = "ropepatch.rule/1"
@@ -65,6 +82,7 @@ def _container(dialect: dialects.base.Dialect) -> str:
 def examine(subject: Subject) -> list[Finding]:
     """The findings of every rule that looks at the subject's format."""
     found: list[Finding] = []
+    subject.explained = set()
     for rule in rules():
         if subject.format not in rule.formats:
             continue
@@ -122,7 +140,12 @@ def fix(
         UsageError: as for :func:`doctor`.
         InputError: the checkpoint cannot be read, mended or not.
     """
-    return fixing.fix(subject_of(model_or_ref, runtimes, length), examine)
+    return mend(subject_of(model_or_ref, runtimes, length))
+
+
+def mend(subject: Subject) -> tuple[Patch, list[Finding]]:
+    """As :func:`fix`, for what :func:`subject_of` made."""
+    return fixing.fix(subject, examine)
 
 
 def worst(findings: Sequence[Finding]) -> str | None:
@@ -154,7 +177,18 @@ def find(code: str) -> Rule:
     digits = re.sub(r"\D", "", wanted)
     near = difflib.get_close_matches(f"RP{digits}", RULES, n=1, cutoff=0.5)
     suggestion = f" (did you mean {near[0]!r}?)" if near else ""
-    raise UsageError(f"unknown rule {code!r}{suggestion}", hint=f"the rules are: {', '.join(sorted(RULES))}")
+    raise UsageError(f"unknown rule {code!r}{suggestion}", hint=f"the rules are {_ranges(sorted(RULES))}")
+
+
+def _ranges(codes: Sequence[str]) -> str:
+    """``RP101 to RP109, RP121``: runs of codes."""
+    runs: list[list[str]] = []
+    for code in codes:
+        if runs and int(code[2:]) == int(runs[-1][-1][2:]) + 1:
+            runs[-1].append(code)
+        else:
+            runs.append([code])
+    return ", ".join(run[0] if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
 
 
 def explain(code: str) -> dict[str, Any]:
@@ -191,3 +225,19 @@ def report(subject: Subject, findings: Sequence[Finding]) -> dict[str, Any]:
         "counts": counts,
         "findings": [one.to_json() for one in findings],
     }
+
+
+class _CallableModule(ModuleType):
+    """Python binds a package to its name in the parent when it is first imported, whoever imports it; so that
+    ``ropepatch.doctor(model)`` is a call after that as well, this one can be called."""
+
+    def __call__(
+        self,
+        model_or_ref: Checkpoint | str | Path,
+        runtimes: str | Sequence[str] | None = None,
+        length: int | None = None,
+    ) -> list[Finding]:
+        return doctor(model_or_ref, runtimes, length)
+
+
+sys.modules[__name__].__class__ = _CallableModule

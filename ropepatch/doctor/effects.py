@@ -33,16 +33,27 @@ def effect(subject: Subject, spec: str) -> str:
     refusal = subject.refuses(spec)
     if refusal is not None:
         return refused(spec, refusal)
-    if subject.unscaled(spec):
-        return "turns by the plain rotation, scaling off"
+    off = subject.unscaled(spec)
+    if off:
+        return f"scaling off, plain rotation{_when(subject, spec, off)}"
     found = [(group, length, *_words(subject, spec, group, length)) for group, length in _differing(subject, spec)]
     if not found:
         return "computes what the settings say"
     group, length, _, text = max(found, key=lambda item: item[2])
     everywhere = sum(name == group and words == text for name, _, _, words in found)
-    if everywhere == 1 and subject.reach:
-        text += " in short contexts" if length is None else f" at {length:,} tokens"
+    if everywhere == 1:
+        text += _when(subject, spec, (length,))
     return f"{text} ({group})" if len(subject.reference(None)) > 1 else text
+
+
+def _when(subject: Subject, spec: str, lengths: Sequence[int | None]) -> str:
+    """At which of the two lengths something holds; nothing where it is both."""
+    if len(lengths) > 1 or not subject.reach:
+        return ""
+    if lengths[0] is not None:
+        return f" at {lengths[0]:,} tokens"
+    loaded = any(one.switches == "at load" for one in subject.predictions(spec))
+    return f", unless loaded for {subject.reach:,} tokens" if loaded else " in short contexts"
 
 
 def refused(spec: str, error: RopepatchError) -> str:

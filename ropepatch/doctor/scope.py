@@ -23,6 +23,11 @@ class Scope:
     named: frozenset[str] = frozenset()
     current: frozenset[str] = frozenset()
 
+    def without(self, specs: Sequence[str]) -> Scope:
+        """The scope less some runtimes that nobody asked for by name."""
+        gone = set(specs) - self.named
+        return Scope(tuple(spec for spec in self.specs if spec not in gone), self.named, self.current - gone)
+
     def level(self, severity: str, concerned: Sequence[str]) -> str:
         """How bad a finding is.
 
@@ -78,16 +83,29 @@ def label(spec: str) -> str:
 
 
 def labels(specs: Sequence[str]) -> str:
-    """Several of them, older releases of one engine together."""
+    """Several of them, the releases of one engine together."""
     grouped: dict[str, list[str]] = {}
     for spec in specs:
-        name, _, release = label(spec).partition("@" if "@" in label(spec) else " ")
-        grouped.setdefault(name, []).append(release)
-    return ", ".join(_releases(name, found) for name, found in grouped.items())
+        grouped.setdefault(spec.partition("@")[0], []).append(spec)
+    return ", ".join(_together(name, found) for name, found in grouped.items())
 
 
-def _releases(name: str, releases: Sequence[str]) -> str:
-    named = " and ".join(release for release in releases if release)
-    if not named:
-        return name
-    return f"{name} ({named} as well)" if "" in releases else f"{name} {named}"
+def _together(name: str, specs: Sequence[str]) -> str:
+    """``vllm up to 0.29``, ``transformers from 4.56 on``, else the spans one by one."""
+    spans = [f"{name}@{'.'.join(map(str, span.newest))}" for span in runtimes.behaviours(name)]
+    order = [spans.index(spec) if spec in spans else len(spans) - 1 for spec in specs]
+    if any(spec not in (name, *spans) for spec in specs) or len(specs) == 1:
+        return " and ".join(map(label, specs))
+    if sorted(order) == list(range(len(spans))):
+        return f"{name} (all releases)"
+    if sorted(order) == list(range(max(order) + 1)):
+        return f"{name} up to {spans[max(order)].partition('@')[2]}"
+    if sorted(order) == list(range(min(order), len(spans))):
+        return f"{name} from {'.'.join(map(str, runtimes.behaviours(name)[min(order)].since))} on"
+    named = " and ".join(label(spec).partition(" ")[2] or "newest" for spec in sorted(specs, key=_release))
+    return f"{name} {named}"
+
+
+def _release(spec: str) -> tuple[int, ...]:
+    release = spec.partition("@")[2]
+    return tuple(int(part) for part in release.split(".")) if release else (1 << 30,)

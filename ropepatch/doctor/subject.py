@@ -19,7 +19,7 @@ from ropepatch.dialects.hf_section import Section
 from ropepatch.doctor import gguf_view
 from ropepatch.doctor.gguf_view import GgufView
 from ropepatch.doctor.scope import Scope
-from ropepatch.errors import InputError, RopepatchError, RuntimeRejects
+from ropepatch.errors import InputError, RopepatchError
 from ropepatch.frequencies import TOLERANCE, deviation, profile_frequencies
 from ropepatch.methods.base import Frequencies
 from ropepatch.patch import Edit, Value
@@ -29,7 +29,7 @@ from ropepatch.runtimes.base import Prediction
 from ropepatch.runtimes.comparison import Cell
 
 TOKENIZER = "tokenizer_config.json"
-Path_ = tuple[str, ...]
+_Path = tuple[str, ...]
 Outcome = dict[str, Prediction] | RopepatchError
 
 
@@ -40,8 +40,7 @@ class Subject:
         ref: what the person typed.
         dialect: the opened format.
         scope: the engines to hold it against.
-        found: the hits of the rules that ran before.
-        explained: the engines whose deviation a rule has accounted for.
+        explained: the engines whose deviation a rule has accounted for, while the rules run.
     """
 
     def __init__(
@@ -57,13 +56,23 @@ class Subject:
     ) -> None:
         self.ref = ref
         self.dialect = dialect
-        self.scope = scope
+        self.scope = scope.without(self._strangers(scope)) if isinstance(dialect, HfDialect) else scope
         self.explained: set[str] = set()
         self._length = length
         self._given = profile
         self._tokenizer = tokenizer
         self._edits = edits
+        self._references: dict[int | None, dict[str, Frequencies]] = {}
+        self._cells: dict[str, list[tuple[str, int | None, Cell]]] = {}
         self._outcomes: dict[tuple[str, int | None], Outcome] = {}
+
+    def _strangers(self, scope: Scope) -> list[str]:
+        """Releases of transformers that have no class for the model type: what its own code does, nobody here knows."""
+        defaults = self.section.defaults
+        lines: tuple[str, ...] = () if not defaults.known and self.section.model_type != "unknown" else ("5",)
+        lines = lines if not lines or defaults.only_new else ("4", *lines)
+        of_engine = [spec for spec in scope.specs if spec.partition("@")[0] == "transformers"]
+        return [spec for spec in of_engine if (spec.partition("@")[2] or "5")[0] not in lines]
 
     # what the files say
 
@@ -106,7 +115,7 @@ class Subject:
         except InputError:
             return {}
 
-    def ropes(self) -> Iterator[tuple[Path_, Mapping[str, Any]]]:
+    def ropes(self) -> Iterator[tuple[_Path, Mapping[str, Any]]]:
         """Every rope dict of the text section that somebody reads, with its path from the top of the file."""
         for key in ("rope_scaling", "rope_parameters"):
             value = self.section.given.get(key)
@@ -118,7 +127,7 @@ class Subject:
             else:
                 yield self.at(key), value
 
-    def at(self, *path: str) -> Path_:
+    def at(self, *path: str) -> _Path:
         """A path below the text section, from the top of the file."""
         return (*self.section.path, *path)
 
@@ -190,15 +199,30 @@ class Subject:
 
     def reference(self, length: int | None) -> dict[str, Frequencies]:
         """What the settings mean: the profile's frequencies, in the order in which transformers deals the pairs."""
+        if length not in self._references:
+            self._references[length] = self._meant(length)
+        return self._references[length]
+
+    def _meant(self, length: int | None) -> dict[str, Frequencies]:
         newest = self.outcome("transformers", length) if self.format == "hf" else {}
         read = {name: one.frequencies for name, one in newest.items()} if isinstance(newest, dict) else {}
         if self.profile is None:
             return read
         meant = profile_frequencies(self.profile, length)
-        return {name: _ordered(one, read.get(name) or read.get("default")) for name, one in meant.items()}
+        made = {name: _ordered(one, read.get(name) or read.get("default")) for name, one in meant.items()}
+        if self.format == "hf" and self.section.model_type == "phimoe" and read:
+            # its magnitudes come with the lists, which the profile has no place for
+            scale = next(iter(read.values())).attention_scale
+            made = {name: Frequencies(one.inv_freq, scale) for name, one in made.items()}
+        return made
 
-    def cells(self, spec: str) -> Iterator[tuple[str, int | None, Cell]]:
+    def cells(self, spec: str) -> list[tuple[str, int | None, Cell]]:
         """An engine against the reference: group, length, comparison."""
+        if spec not in self._cells:
+            self._cells[spec] = list(self._compared(spec))
+        return self._cells[spec]
+
+    def _compared(self, spec: str) -> Iterator[tuple[str, int | None, Cell]]:
         for length in dict.fromkeys((None, self.reach)):
             found = self.outcome(spec, length)
             if not isinstance(found, dict):
@@ -216,17 +240,30 @@ class Subject:
         """Whether an engine computes anything else than the settings mean."""
         return any(not cell.same for _, _, cell in self.cells(spec))
 
-    def unscaled(self, spec: str) -> bool:
-        """Whether an engine turns by the plain rotation where the settings scale it."""
-        found = self.outcome(spec, self.reach)
-        if not isinstance(found, dict) or self.profile is None or not self.differs(spec):
-            return False
-        scaled = {name: group for name, group in self.profile.groups.items() if group.scaled}
-        pairs = [(group, found.get(name) or found.get("default")) for name, group in scaled.items()]
-        return bool(pairs) and all(
-            mine is not None and deviation(mine.frequencies, Frequencies(group.spectrum().inv_freq)) <= TOLERANCE
-            for group, mine in pairs
+    def other_scale(self, spec: str) -> bool:
+        """Whether an engine multiplies cos and sin by something else than the settings mean."""
+        return any(
+            not math.isclose(
+                cell.prediction.attention_scale, self.reference(length)[group].attention_scale, rel_tol=TOLERANCE
+            )
+            for group, length, cell in self.cells(spec)
         )
+
+    def unscaled(self, spec: str) -> tuple[int | None, ...]:
+        """The lengths at which an engine turns by the plain rotation where the settings scale it."""
+        lengths = dict.fromkeys((None, self.reach))
+        return tuple(length for length in lengths if self._plain(spec, length))
+
+    def _plain(self, spec: str, length: int | None) -> bool:
+        found, meant = self.outcome(spec, length), self.reference(length)
+        if not isinstance(found, dict) or self.profile is None:
+            return False
+        checked = []
+        for name, group in self.profile.groups.items():
+            plain, mine = Frequencies(group.spectrum().inv_freq), _of(name, found)
+            if mine is not None and group.scaled and deviation(meant[name], plain) > TOLERANCE:
+                checked.append(deviation(mine.frequencies, plain) <= TOLERANCE)
+        return bool(checked) and all(checked)
 
     # which engines a statement is about
 
@@ -273,15 +310,15 @@ class Subject:
 
     # edits
 
-    def put(self, path: Path_, value: Any, file: str | None = None) -> Edit:
+    def put(self, path: _Path, value: Any, file: str | None = None) -> Edit:
         """The edit that sets a JSON value."""
         return Edit(file or self.file, "json", path, self._before(path, file), Value(value))
 
-    def drop(self, path: Path_, file: str | None = None) -> Edit:
+    def drop(self, path: _Path, file: str | None = None) -> Edit:
         """The edit that takes a JSON key out."""
         return Edit(file or self.file, "json", path, self._before(path, file), None)
 
-    def _before(self, path: Path_, file: str | None) -> Value | None:
+    def _before(self, path: _Path, file: str | None) -> Value | None:
         found: Any = self.tokenizer if file == TOKENIZER else self.config
         for key in path:
             if not isinstance(found, Mapping) or key not in found:
@@ -334,6 +371,11 @@ def _ordered(meant: Frequencies, read: Frequencies | None) -> Frequencies:
     return Frequencies(read.inv_freq, meant.attention_scale) if same else meant
 
 
+def _of(group: str, found: Mapping[str, Prediction]) -> Prediction | None:
+    """A group's prediction, or the one that an engine has for all layers."""
+    return found.get(group) or found.get("default") or (next(iter(found.values())) if len(found) == 1 else None)
+
+
 def _alike(a: Outcome, b: Outcome) -> bool:
     if isinstance(a, RopepatchError) or isinstance(b, RopepatchError):
         return isinstance(a, RopepatchError) and isinstance(b, RopepatchError)
@@ -345,6 +387,3 @@ def _alike(a: Outcome, b: Outcome) -> bool:
         and math.isclose(one.attention_scale, two.attention_scale, rel_tol=TOLERANCE)
         for one, two in zip(a.values(), b.values(), strict=True)
     )
-
-
-__all__ = ["TOKENIZER", "Outcome", "RuntimeRejects", "Subject", "edited"]

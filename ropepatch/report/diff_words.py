@@ -161,7 +161,8 @@ def _reading(item: Side, other: Side, file: str) -> list[str]:
     if ignored:
         same_file = item.profile.source == other.profile.source and other.runtime is not None
         found.append(f"{item.runtime} ignores {', '.join(ignored)}" + (f", {other.runtime} does not" * same_file))
-    found += [f"in {item.runtime} {note}" for note in item.notes if note not in other.notes]
+    if not item.as_written:
+        found += [f"in {item.runtime} {note}" for note in item.notes if note not in other.notes]
     return found
 
 

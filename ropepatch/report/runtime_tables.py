@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from rich.table import Table
@@ -73,7 +74,8 @@ def cell_words(cell: Cell) -> str:
     if cell.ratio is None:
         parts.append(f"{mine.inv_freq.size} pairs instead of {theirs.inv_freq.size}")
     elif cell.pair is not None:
-        parts.append(f"×{cell.ratio:.4g} at pair {cell.pair}")
+        still = math.isinf(cell.ratio)
+        parts.append(f"pair {cell.pair} stands still in one" if still else f"×{cell.ratio:.4g} at pair {cell.pair}")
     if abs(mine.attention_scale - theirs.attention_scale) > 1e-6 * abs(theirs.attention_scale):
         parts.append(f"A={number(mine.attention_scale, 5)} instead of {number(theirs.attention_scale, 5)}")
     return ", ".join(parts)

@@ -101,6 +101,12 @@ def predict(
     from ropepatch.runtimes.base import Source, named_as
 
     engine = get(runtime)
+    if profile is not None and (config is None or profile.source.format != "hf") and profile.source.format != "gguf":
+        raise WrongFormat(
+            f"what {engine.name} makes of a {profile.source.format} file is not known",
+            where=where,
+            hint="give the folder with its config.json, or a GGUF file",
+        )
     source = Source(config or {}, profile, where)
     if source.format not in engine.reads_formats:
         wanted = "a GGUF file" if "gguf" in engine.reads_formats else "a Hugging Face folder"

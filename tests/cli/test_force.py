@@ -59,18 +59,27 @@ def test_forced_it_is_patched(method: str, windowed: Path, tmp_path: Path) -> No
 
 
 def test_a_patch_brings_its_own_decision(windowed: Path, tmp_path: Path) -> None:
-    """A kept patch is applied without the option, and refuses to be given it."""
+    """A kept patch is applied without the option: what it reaches was decided when it was made."""
     ended = run("apply", "--method", "yarn", "--factor", 4, "--force", windowed, "--dry-run", "--json")
     assert ended.code == 0, ended.err
     kept = tmp_path / "patch.json"
     kept.write_text(ended.out)
     target = tmp_path / f"out{windowed.suffix}"
-    refused = run("apply", "--force", kept, windowed, "-o", target)
-    assert (refused.code, "leave out --force" in refused.err) == (2, True)
-    assert run("apply", kept, windowed, "-o", target).code == 0
+    ended = run("apply", kept, windowed, "-o", target)
+    assert ended.code == 0, ended.err
 
 
 def test_force_is_no_parameter_of_a_method(windowed: Path) -> None:
     """--set points to the option, as it does for the others."""
     ended = run("apply", "--method", "yarn", "--factor", 4, "--set", "force=1", windowed)
     assert (ended.code, "--set cannot set force; use --force" in ended.err) == (2, True)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--force"]])
+def test_no_key_scales_sliding_layers_alone(arguments: list[str], tmp_path: Path) -> None:
+    """Beside full-attention layers that rotate, a GGUF's sliding ones are refused, forced or not."""
+    path = tiny.write_gguf(tmp_path / "model.gguf", SPEC.with_(arch="gemma3"))
+    ended = run("apply", "--method", "yarn", "--factor", 4, "--group", "sliding_attention", *arguments, path)
+    assert (ended.code, ended.err.count("\n")) == (3, 1)
+    assert ("none the sliding ones alone" if arguments else "sliding_attention") in ended.err
+    assert list(tmp_path.iterdir()) == [path]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import ropepatch
-from ropepatch.errors import InputError
+from ropepatch.errors import InputError, NoRope
 from tests.support import llamacpp_formula as engine
 
 Make = Callable[..., Path]
@@ -231,6 +231,17 @@ def test_a_multiplier_is_not_known_to_other_architectures(gguf_file: Make) -> No
     assert profile.groups["default"].scaling.to_json()["factor"] == 4.0
     assert profile.groups["default"].softmax_scale is None
     assert list(profile.unrecognised) == ["qwen3.rope.scaling.yarn_log_multiplier"]
+
+
+@pytest.mark.parametrize(("label", "rotates"), [("granitehybrid", False), ("granite", False), ("llama", True)])
+def test_granite_turns_its_rotation_off_by_a_key(gguf_file: Make, label: str, rotates: bool) -> None:
+    """rope.scaling.finetuned false means no RoPE in Granite's graphs, and nothing at all elsewhere."""
+    path = gguf_file(keys={".rope.scaling.finetuned": False}, label=label)
+    if rotates:
+        assert list(ropepatch.open(path).profile.groups) == ["default"]
+        return
+    with pytest.raises(NoRope, match="there is nothing to patch"):
+        _ = ropepatch.open(path).profile
 
 
 # Byte order and version -----------------------------------------------------------------------------------------------

@@ -110,7 +110,7 @@ def both(config: dict[str, Any], folder: Path) -> tuple[Path, Path]:
 
 def different(result: Diff) -> dict[str, tuple[Any, Any]]:
     """Settings that differ in more than how a format spells them."""
-    spelled = ("layout", "layers")
+    spelled = ("layout", "layers", "factors")  # a list that is there has been recognised as the method that made it
     return {
         f"{group.name}.{item.name}": (item.a, item.b)
         for group in result.groups
@@ -130,3 +130,55 @@ def test_a_model_and_its_conversion_are_the_same(name: str, tmp_path: Path) -> N
     assert list(one.groups) == list(two.groups)
     assert (one.trained_context, one.declared_context) == (two.trained_context, two.declared_context)
     assert different(result) == {}
+
+
+#: what the converter or the engine cannot carry over, and what is left of it
+LOST: dict[str, tuple[dict[str, Any], str]] = {
+    "gpt-oss without truncation": (
+        model("gpt_oss", 131072, 150000.0, sliding_window=128, rope_scaling={**GPT_OSS, "truncate": False}),
+        "inv_freq",
+    ),
+    "an attention factor of its own": (
+        model("qwen2", 131072, 1e6, rope_scaling={**YARN, "attention_factor": 1.0}),
+        "attention_scale",
+    ),
+    "betas": (model("qwen2", 131072, 1e6, rope_scaling={**YARN, "beta_fast": 16}), "inv_freq"),
+    "llama3 on an architecture without factors": (model("qwen2", 131072, 1e6, rope_scaling=LLAMA3), "inv_freq"),
+    "deepseek without mscale": (model("deepseek_v3", 163840, 10000.0, **LATENT, rope_scaling=DEEPSEEK), "softmax"),
+}
+
+
+@pytest.mark.parametrize("name", list(LOST))
+def test_what_a_conversion_loses_is_told(name: str, tmp_path: Path) -> None:
+    """Where the GGUF is another model, diff says in which respect and exits with 1."""
+    config, respect = LOST[name]
+    folder, file = both(config, tmp_path)
+    ended = run("diff", folder, file, "--json")
+    assert (ended.code, ended.document["equivalent"]) == (1, False)
+    group = ended.document["groups"][0]
+    long = group["frequencies"][-1]
+    settings = {item["name"] for item in group["settings"] if not item["same"]}
+    found = {
+        "inv_freq": long["differing"] > 0,
+        "attention_scale": long["attention_scale"][0] != pytest.approx(long["attention_scale"][1], rel=1e-6),
+        "softmax": "softmax_scale" in settings,
+    }
+    assert next(kind for kind, differs in found.items() if differs) == respect
+
+
+def test_the_command_finds_nothing(tmp_path: Path) -> None:
+    """Exit 0 for a config against its conversion, and a sentence that says so."""
+    folder, file = both(MODELS["deepseek with yarn"], tmp_path)
+    ended = run("diff", folder, file)
+    assert ended.code == 0, ended.out
+    assert "The frequencies are the same" in ended.out or "No difference" in ended.out
+
+
+@pytest.mark.parametrize("name", ["cohere2", "exaone4"])
+def test_layers_without_rope_are_seen_in_both(name: str, tmp_path: Path) -> None:
+    """Where only sliding layers rotate, both formats say so, and both refuse a patch for it."""
+    for path in both(MODELS[name], tmp_path):
+        profile = ropepatch.open(path).profile
+        assert profile.groups["default"].window == 4096
+        ended = run("apply", "--method", "ntk", "--factor", 2, "--existing", "replace", path)
+        assert (ended.code, "rotate within a sliding window of 4096 tokens" in ended.err) == (3, True)

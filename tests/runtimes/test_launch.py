@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import ropepatch
 from ropepatch.methods.yarn import Yarn
 from ropepatch.profile import RopeGroup, RopeProfile, Source
 from ropepatch.runtimes import launch
@@ -78,3 +80,32 @@ def test_a_scaled_magnitude_forbids_shifting_the_cache() -> None:
     assert lines["llama.cpp"].text == "llama-server -m model.gguf -c 131072 --no-context-shift"
     assert any("--cache-reuse" in option for option in lines["llama.cpp"].avoid)
     assert lines["ollama"].text == "FROM model.gguf\nPARAMETER num_ctx 65536"
+
+
+def test_a_runtime_that_drops_what_the_file_says_has_no_line_either(tmp_path: Path) -> None:
+    """Where an engine loads the file and turns as plain RoPE, it says so and which keys it passes over."""
+    (tmp_path / "config.json").write_text(json.dumps(CASES["v5_layout_llama3"]), encoding="utf-8")
+    found = {line.runtime: line for line in launch.of_checkpoint(ropepatch.open(tmp_path))}
+    for name in ("tgi", "mlx-lm", "exllamav2"):
+        assert found[name].text == ""
+        assert found[name].ignored == "loads it as plain RoPE of base 10000 and ignores rope_parameters"
+    for name in ("transformers", "vllm", "sglang", "exllamav3"):
+        assert found[name].text
+        assert (found[name].length, found[name].ignored) == (131072, None)
+
+
+def test_other_frequencies_than_the_file_says_are_noted(tmp_path: Path) -> None:
+    """An engine that computes a method differently keeps its line, with a note."""
+    (tmp_path / "config.json").write_text(json.dumps(CASES["yarn_consistent"]), encoding="utf-8")
+    found = {line.runtime: line for line in launch.of_checkpoint(ropepatch.open(tmp_path))}
+    noted = {name for name, line in found.items() if any("other frequencies" in note for note in line.notes)}
+    assert noted == {"exllamav2"}
+    assert found["exllamav2"].text
+
+
+def test_exllamav3_is_told_a_length_that_is_not_the_declared_one() -> None:
+    """Its lists are chosen by the length at load; YaRN's factor follows the file alone, which is said."""
+    found = hf(CASES["yarn_qwen25_doc"], length=131072)["exllamav3"]
+    assert "config.override_dynamic_seq_len(131072)" in found.text
+    assert any("max_position_embeddings" in option for option in found.avoid)
+    assert "override" not in hf(CASES["yarn_consistent"])["exllamav3"].text

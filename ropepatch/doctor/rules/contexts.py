@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from ropepatch.dialects.hf_section import CONTEXT_KEYS
 from ropepatch.doctor.base import Hit, rule
 from ropepatch.doctor.effects import effect, grouped
 from ropepatch.doctor.rules.spelling import dotted, kind_of, number
 from ropepatch.doctor.subject import TOKENIZER, Subject
-from ropepatch.dialects.hf_section import CONTEXT_KEYS
 from ropepatch.runtimes.config_view import ORIGINAL
 
 #: engines that serve no more than the context that they derive, unless told otherwise
@@ -49,11 +49,11 @@ def _capped(subject: Subject, below: float) -> tuple[str, ...]:
     explains=True,
 )
 def declares_too_little(subject: Subject) -> Iterator[Hit]:
-    """Qwen's model cards add a YaRN dict and leave max_position_embeddings alone. exllamav3 and transformers 4.50 to 4.55
-    put declared over original context in place of the factor, which comes to 1 and turns YaRN off; vLLM from 0.30 on
-    and SGLang derive the unextended context. Where it is original times factor, all agree."""
+    """Qwen's model cards add a YaRN dict and leave max_position_embeddings alone. exllamav3 and transformers 4.50 to
+    4.55 put declared over original context in place of the factor, which comes to 1 and turns YaRN off; vLLM from 0.30
+    on and SGLang derive the unextended context. Where it is original times factor, all agree."""
     declared = subject.section.context()
-    for path, rope in subject.ropes():
+    for _, rope in subject.ropes():
         factor, original = number(rope, "factor"), number(rope, ORIGINAL)
         if kind_of(rope) != "yarn" or not factor or not original or not declared or factor * original > 1 << 31:
             continue
@@ -62,7 +62,7 @@ def declares_too_little(subject: Subject) -> Iterator[Hit]:
             continue
         key = subject.section.context_key()
         edits = (subject.put(subject.at(key), reach),)
-        turned = subject.moved(edits)
+        turned = tuple(spec for spec in subject.moved(edits) if spec in subject.deviating())
         capped = tuple(spec for spec in _capped(subject, reach) if spec not in turned)
         text = f"{declared:,} tokens are declared, factor {factor:g} of {original:,.0f} reaches {reach:,}"
         said = [grouped(turned, lambda spec: _replaced(subject, spec))] if turned else []
@@ -76,7 +76,7 @@ def declares_too_little(subject: Subject) -> Iterator[Hit]:
 def _replaced(subject: Subject, spec: str) -> str:
     notes = [note for one in subject.predictions(spec) for note in one.notes if "factor is replaced" in note]
     said = effect(subject, spec)
-    return f"{said}, for {notes[0]}" if notes else said
+    return f"takes {notes[0].rpartition(' = ')[2]} for the factor: {said}" if notes else said
 
 
 @rule(
@@ -87,10 +87,10 @@ def _replaced(subject: Subject, spec: str) -> str:
     explains=True,
 )
 def declares_too_much(subject: Subject) -> Iterator[Hit]:
-    """Positions beyond original context times factor were neither trained nor scaled for. exllamav3 and transformers 4.50
-    to 4.55 take declared over original context for the factor instead, and so compute something else."""
+    """Positions beyond original context times factor were neither trained nor scaled for. exllamav3 and transformers
+    4.50 to 4.55 take declared over original context for the factor instead, and so compute something else."""
     declared = subject.section.context()
-    for path, rope in subject.ropes():
+    for _, rope in subject.ropes():
         factor, original = number(rope, "factor"), number(rope, ORIGINAL)
         if kind_of(rope) != "yarn" or not factor or not original or not declared or factor * original > 1 << 31:
             continue
@@ -113,8 +113,8 @@ def declares_too_much(subject: Subject) -> Iterator[Hit]:
     explains=True,
 )
 def no_original(subject: Subject) -> Iterator[Hit]:
-    """YaRN, Llama 3 and LongRoPE work from the length that the model was trained at. Where it is not written, transformers
-    5 and vLLM take the declared context, mlx-lm 4096 or 8192, and the others stop with a KeyError."""
+    """YaRN, Llama 3 and LongRoPE work from the length that the model was trained at. Where it is not written,
+    transformers 5 and vLLM take the declared context, mlx-lm 4096 or 8192, and the others stop with a KeyError."""
     declared = subject.section.context()
     for path, rope in subject.ropes():
         kind = kind_of(rope)
@@ -144,17 +144,17 @@ def no_original(subject: Subject) -> Iterator[Hit]:
     automatic=True,
 )
 def counted_twice(subject: Subject) -> Iterator[Hit]:
-    """vLLM and SGLang multiply max_position_embeddings by the factor of linear and dynamic scaling; dynamic also begins to
-    work beyond that length. If it is the extended context already, the factor counts twice."""
+    """vLLM and SGLang multiply max_position_embeddings by the factor of linear and dynamic scaling; dynamic also begins
+    to work beyond that length. If it is the extended context already, the factor counts twice."""
     declared = subject.section.context()
-    for path, rope in subject.ropes():
+    for _, rope in subject.ropes():
         factor, original = number(rope, "factor"), number(rope, ORIGINAL)
         if kind_of(rope) not in ("linear", "dynamic") or not factor or factor <= 1 or not declared:
             continue
         beyond = tuple(
             spec for spec in subject.scope.specs if (derived(subject, spec) or 0) >= int(declared * factor) > declared
         )
-        if not beyond:
+        if not beyond or original == declared:
             continue
         sure = original is not None and abs(original * factor - declared) <= 1
         text = (
@@ -175,10 +175,10 @@ def counted_twice(subject: Subject) -> Iterator[Hit]:
     upstream=("vllm-project/vllm#27414",),
 )
 def serves_less(subject: Subject) -> Iterator[Hit]:
-    """An engine derives a shorter context than the file declares: vLLM takes the original context of a LongRoPE model and
-    the smallest of several length keys."""
+    """An engine derives a shorter context than the file declares: vLLM takes the original context of a LongRoPE model
+    and the smallest of several length keys."""
     declared = subject.section.context()
-    short = _capped(subject, declared - 1) if declared else ()
+    short = _capped(subject, declared - 1) if declared and len(set(_lengths(subject).values())) < 2 else ()
     if short and declared:
         said = grouped(short, lambda spec: f"serves {derived(subject, spec) or 0:,}")
         key = subject.section.context_key()
@@ -188,19 +188,22 @@ def serves_less(subject: Subject) -> Iterator[Hit]:
 @rule(
     "RP206",
     "long context without a scaling",
-    "warning",
+    "info",
     fix="put a scaling in force (ropepatch apply), or declare the trained context",
     formats=("hf", "gguf"),
 )
 def long_without_scaling(subject: Subject) -> Iterator[Hit]:
-    """The file declares more tokens than it says the model was trained on, and nothing slows the rotation down."""
+    """The file declares more tokens than it says the model was trained on, and nothing slows the rotation down. That is
+    right where the base was raised for the longer context, which no key tells."""
     profile = subject.profile
     if profile is None or not profile.trained_context or not profile.declared_context:
         return
     scaled = any(group.scaled for group in profile.groups.values())
     if profile.declared_context > profile.trained_context and not scaled:
-        text = f"declares {profile.declared_context:,} tokens, trained on {profile.trained_context:,}, nothing scales"
-        yield Hit("", text)
+        text = (
+            f"declares {profile.declared_context:,} tokens, trained on {profile.trained_context:,}, and no scaling is "
+        )
+        yield Hit("", f"{text}in force: right only if the base was raised for it")
 
 
 @rule(
@@ -224,13 +227,18 @@ def tokenizer_limit(subject: Subject) -> Iterator[Hit]:
     yield Hit("model_max_length", text, concerned, edits, f"set it to {declared}", file=TOKENIZER)
 
 
+def _lengths(subject: Subject) -> dict[str, int]:
+    """Every length key of the text model that the file has."""
+    given = subject.section.given
+    keys = [key for key in CONTEXT_KEYS if key != "max_target_positions"]
+    return {key: given[key] for key in keys if type(given.get(key)) is int and 0 < given[key] < _UNLIMITED}
+
+
 @rule("RP208", "length keys disagree", "warning", fix="give all of them the same value", automatic=True)
 def two_lengths(subject: Subject) -> Iterator[Hit]:
     """Configs may have max_position_embeddings beside seq_length, n_positions or model_max_length. Each engine takes
     another one, vLLM the smallest, so that they have to agree."""
-    given = subject.section.given
-    keys = [key for key in CONTEXT_KEYS if key != "max_target_positions"]
-    lengths = {key: given[key] for key in keys if type(given.get(key)) is int and 0 < given[key] < _UNLIMITED}
+    lengths = _lengths(subject)
     declared = subject.section.context()
     if len(set(lengths.values())) < 2 or not declared:
         return

@@ -1,4 +1,4 @@
-"""RP601 to RP621: the keys of a GGUF, as llama.cpp reads them."""
+"""RP601 to RP621: the keys of a GGUF that hold for every architecture."""
 
 from __future__ import annotations
 
@@ -14,38 +14,31 @@ from ropepatch.doctor.gguf_view import GgufView
 from ropepatch.doctor.subject import Subject
 from ropepatch.errors import NoRope, RopepatchError
 from ropepatch.methods.base import yarn_attention
-from ropepatch.methods.yarn import Yarn
+from ropepatch.patch import Edit
 
 _GGUF = ("gguf",)
-_TYPE, _FACTOR, _ORIGINAL = "rope.scaling.type", "rope.scaling.factor", "rope.scaling.original_context_length"
-_ATTN, _LOG = "rope.scaling.attn_factor", "rope.scaling.yarn_log_multiplier"
+#: a multiplier that was stored as float32 brings a magnitude no nearer to 1
+_ROUNDING = 1e-6
+SCALING_TYPE, FACTOR, _ORIGINAL = "rope.scaling.type", "rope.scaling.factor", "rope.scaling.original_context_length"
+_ATTN, LOG_MULTIPLIER = "rope.scaling.attn_factor", "rope.scaling.yarn_log_multiplier"
 #: the scalar type that the loader demands of each key that it reads
 _TYPES = {
     "context_length": "UINT32", "rope.dimension_count": "UINT32", "rope.dimension_count_swa": "UINT32",
-    "rope.freq_base": "FLOAT32", "rope.freq_base_swa": "FLOAT32", _TYPE: "STRING", _FACTOR: "FLOAT32",
+    "rope.freq_base": "FLOAT32", "rope.freq_base_swa": "FLOAT32", SCALING_TYPE: "STRING", FACTOR: "FLOAT32",
     "rope.scale_linear": "FLOAT32", _ATTN: "FLOAT32", _ORIGINAL: "UINT32", "rope.scaling.finetuned": "BOOL",
-    _LOG: "FLOAT32", "rope.scaling.yarn_ext_factor": "FLOAT32", "rope.scaling.yarn_attn_factor": "FLOAT32",
+    LOG_MULTIPLIER: "FLOAT32", "rope.scaling.yarn_ext_factor": "FLOAT32", "rope.scaling.yarn_attn_factor": "FLOAT32",
     "rope.scaling.yarn_beta_fast": "FLOAT32", "rope.scaling.yarn_beta_slow": "FLOAT32", "rope.scaling.alpha": "FLOAT32",
 }  # fmt: skip
-#: YaRN keys that few architectures read, with the value that stands in for them elsewhere
-_RARE = {
-    "rope.scaling.yarn_beta_fast": 32.0,
-    "rope.scaling.yarn_beta_slow": 1.0,
-    _LOG: 0.0,
-    "rope.scaling.yarn_ext_factor": 1.0,
-    "rope.scaling.yarn_attn_factor": 1.0,
-    "rope.scaling.alpha": 0.0,
-}
 #: what a string that llama.cpp aborts on comes to there
 _SAME_AS = {"default": "none", "mrope": "none", "proportional": "none", "su": "longrope"}
 
 
-def _reads(view: GgufView, key: str) -> bool:
+def reads(view: GgufView, key: str) -> bool:
     """Whether llama.cpp looks at a key for this architecture."""
     row = view.row
     if key in ("rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow"):
         return row is not None and row.betas
-    if key == _LOG:
+    if key == LOG_MULTIPLIER:
         return row is not None and row.log_mul in ("raw", "tenth")
     if key in ("rope.scaling.yarn_ext_factor", "rope.scaling.yarn_attn_factor"):
         return view.arch == "grok"
@@ -63,15 +56,15 @@ def _reads(view: GgufView, key: str) -> bool:
     automatic=True,
 )
 def unknown_type(subject: Subject) -> Iterator[Hit]:
-    """rope.scaling.type takes four words. On any other, llama3 and dynamic among them, the loader does not report an error:
-    an assertion ends the process."""
-    kind = subject.gguf.get(_TYPE)
+    """rope.scaling.type takes four words. On any other, llama3 and dynamic among them, the loader does not report an
+    error: an assertion ends the process."""
+    kind = subject.gguf.get(SCALING_TYPE)
     if kind is None or kind in SCALING_TYPES or not isinstance(kind, str):
         return
     same = _SAME_AS.get(kind)
-    edits = (subject.put_key(_TYPE, "STRING", same),) if same else ()
+    edits = (subject.put_key(SCALING_TYPE, "STRING", same),) if same else ()
     text = f"is {kind!r:.40}; llama.cpp knows {', '.join(SCALING_TYPES)} and aborts on the rest"
-    yield Hit(subject.gguf.full(_TYPE), text, subject.scope.specs, edits, f"write {same}" if same else None)
+    yield Hit(subject.gguf.full(SCALING_TYPE), text, subject.scope.specs, edits, f"write {same}" if same else None)
 
 
 @rule(
@@ -84,15 +77,15 @@ def unknown_type(subject: Subject) -> Iterator[Hit]:
     automatic=True,
 )
 def wrong_type(subject: Subject) -> Iterator[Hit]:
-    """llama.cpp is strict: a 64-bit float or a signed number under a key that wants float32 or uint32 makes the whole model
-    unloadable. Editors that guess the type from the text write such files."""
+    """llama.cpp is strict: a 64-bit float or a signed number under a key that wants float32 or uint32 makes the whole
+    model unloadable. Editors that guess the type from the text write such files."""
     view = subject.gguf
     for name, wanted in _TYPES.items():
         have = view.type_of(name)
-        if have in (None, wanted, "ARRAY") or not _reads(view, name):
+        if have in (None, wanted, "ARRAY") or not reads(view, name):
             continue
         value = view.get(name)
-        edits = ()
+        edits: tuple[Edit, ...] = ()
         if wanted == "FLOAT32" and isinstance(value, (int, float)) and abs(value) < 3e38:
             edits = (subject.put_key(name, wanted, float(np.float32(value))),)
         elif wanted == "UINT32" and isinstance(value, (int, float)) and value == int(value) and 0 <= value < 1 << 32:
@@ -112,13 +105,13 @@ def wrong_type(subject: Subject) -> Iterator[Hit]:
     automatic=True,
 )
 def factor_with_longrope(subject: Subject) -> Iterator[Hit]:
-    """llama.cpp divides all positions by rope.scaling.factor under every type but none. Beside factor tensors it comes on
-    top of them."""
+    """llama.cpp divides all positions by rope.scaling.factor under every type but none. Beside factor tensors it comes
+    on top of them."""
     view = subject.gguf
-    factor = view.number(_FACTOR)
+    factor = view.number(FACTOR)
     if view.kind == "longrope" and factor not in (None, 0.0, 1.0):
         text = f"is {factor:g}: every pair turns {factor:g} times slower than the lists say"
-        yield Hit(view.full(_FACTOR), text, subject.scope.specs, (subject.drop_key(_FACTOR),))
+        yield Hit(view.full(FACTOR), text, subject.scope.specs, (subject.drop_key(FACTOR),))
 
 
 @rule(
@@ -131,10 +124,10 @@ def factor_with_longrope(subject: Subject) -> Iterator[Hit]:
 def factor_with_none(subject: Subject) -> Iterator[Hit]:
     """With rope.scaling.type none the factor is not applied, although it stands there."""
     view = subject.gguf
-    factor = view.number(_FACTOR)
+    factor = view.number(FACTOR)
     if view.kind == "none" and factor not in (None, 0.0, 1.0):
         text = f"is {factor:g} and is not applied: rope.scaling.type is none"
-        yield Hit(view.full(_FACTOR), text, subject.scope.specs)
+        yield Hit(view.full(FACTOR), text, subject.scope.specs)
 
 
 @rule(
@@ -145,8 +138,8 @@ def factor_with_none(subject: Subject) -> Iterator[Hit]:
     formats=_GGUF,
 )
 def no_original(subject: Subject) -> Iterator[Hit]:
-    """Without the key llama.cpp takes context_length, so that raising that one moves YaRN's ramp, and a long list of factors
-    is never chosen."""
+    """Without the key llama.cpp takes context_length, so that raising that one moves YaRN's ramp, and a long list of
+    factors is never chosen."""
     view = subject.gguf
     longs = any("rope_factors" in name for name in view.tensors)
     if view.get(_ORIGINAL) is not None or not (view.kind in ("yarn", "longrope") or longs):
@@ -170,8 +163,8 @@ def no_original(subject: Subject) -> Iterator[Hit]:
     automatic=True,
 )
 def context(subject: Subject) -> Iterator[Hit]:
-    """llama-server gives a slot no more than context_length, and Ollama, LM Studio and others cut to it as well: where it
-    was not raised with the factor, the extension cannot be used. Where it is higher, it promises too much."""
+    """llama-server gives a slot no more than context_length, and Ollama, LM Studio and others cut to it as well: where
+    it was not raised with the factor, the extension cannot be used. Where it is higher, it promises too much."""
     view = subject.gguf
     declared, original = view.number("context_length"), view.number(_ORIGINAL)
     if not declared or not original or view.kind in ("none", "longrope") or view.factor <= 1:
@@ -188,26 +181,6 @@ def context(subject: Subject) -> Iterator[Hit]:
 
 
 @rule(
-    "RP607",
-    "key that llama.cpp does not read for this architecture",
-    "warning",
-    fix="bake the method into rope_freqs.weight where the architecture reads it (apply --bake --existing replace)",
-    formats=_GGUF,
-    upstream=("ikawrakow/ik_llama.cpp#1298", "ikawrakow/ik_llama.cpp#2003"),
-)
-def unread_keys(subject: Subject) -> Iterator[Hit]:
-    """The converter writes YaRN's betas and factors for every architecture; llama.cpp reads the betas for grok, mistral3 and
-    k2-horizon, the log multiplier for DeepSeek's and Mistral's, the others for grok alone."""
-    view = subject.gguf
-    for name, usual in _RARE.items():
-        value = view.number(name)
-        if value is None or _reads(view, name) or math.isclose(value, usual, abs_tol=1e-9):
-            continue
-        text = f"is {value:g} and is not read for {view.arch}; {usual:g} stands in for it"
-        yield Hit(view.full(name), text, subject.scope.specs)
-
-
-@rule(
     "RP608",
     "magnitude applied twice",
     "error",
@@ -216,8 +189,8 @@ def unread_keys(subject: Subject) -> Iterator[Hit]:
     automatic=True,
 )
 def doubled(subject: Subject) -> Iterator[Hit]:
-    """rope.scaling.attn_factor is a multiplier on top of YaRN's 0.1 ln factor + 1. transformers' attention_factor is the
-    final value; copied over as it is, the magnitude counts twice."""
+    """rope.scaling.attn_factor is a multiplier on top of YaRN's 0.1 ln factor + 1. transformers' attention_factor is
+    the final value; copied over as it is, the magnitude counts twice."""
     view = subject.gguf
     given = view.number(_ATTN)
     if view.kind != "yarn" or not given or view.factor <= 1:
@@ -228,78 +201,12 @@ def doubled(subject: Subject) -> Iterator[Hit]:
         yield Hit(view.full(_ATTN), text, subject.scope.specs, (subject.drop_key(_ATTN),), severity="warning")
 
 
-@rule(
-    "RP609",
-    "log multiplier in the other convention",
-    "warning",
-    fix="deepseek2, deepseek32 and mistral4 store a tenth of mscale_all_dim, mistral3 stores it as it is",
-    formats=_GGUF,
-    upstream=("ggml-org/llama.cpp#14896",),
-    automatic=True,
-)
-def log_multiplier(subject: Subject) -> Iterator[Hit]:
-    """rope.scaling.yarn_log_multiplier is mscale_all_dim for mistral3 and a tenth of it for DeepSeek's architectures. A value
-    that fits the other convention makes the magnitude wrong by a factor of ten in its logarithm."""
-    view = subject.gguf
-    value, row = view.number(_LOG), view.row
-    if not value or row is None:
-        return
-    if row.log_mul == "tenth" and value >= 0.5:
-        right = value / 10
-    elif row.log_mul == "raw" and 0 < value <= 0.15:
-        right = value * 10
-    else:
-        return
-    edits = (subject.put_key(_LOG, "FLOAT32", float(np.float32(right))),)
-    text = (
-        f"is {value:g}; {view.arch} stores {'a tenth of mscale_all_dim' if right < value else 'mscale_all_dim itself'}"
-    )
-    yield Hit(view.full(_LOG), text, subject.scope.specs, edits, f"write {right:g}")
-
-
-@rule(
-    "RP610",
-    "M-RoPE sections",
-    "error",
-    fix="write four numbers, the last one 0 where there are three sections",
-    formats=_GGUF,
-    upstream=("ollama/ollama#17903",),
-)
-def sections(subject: Subject) -> Iterator[Hit]:
-    """llama.cpp takes exactly four sections; Ollama's converter writes three. Qwen's vision architectures do not load without
-    them."""
-    view = subject.gguf
-    name = "rope.dimension_sections"
-    value = view.get(name)
-    if isinstance(value, ArrayRef) and value.count != 4:
-        text = f"has {value.count} numbers, llama.cpp takes 4"
-        yield Hit(view.full(name), text, tuple(s for s in subject.scope.specs if not s.startswith("ollama")))
-    elif value is None and view.row is not None and f"{name} required" in view.row.note:
-        yield Hit(view.full(name), f"is not there, and {view.arch} does not load without it", subject.scope.specs)
-
-
-@rule(
-    "RP611",
-    "finetuned: false turns RoPE off",
-    "warning",
-    fix="set rope.scaling.finetuned to true, unless the model was trained without positions",
-    formats=_GGUF,
-)
-def granite(subject: Subject) -> Iterator[Hit]:
-    """On granite, granitehybrid and graniteswitch this flag says whether the graph rotates at all; everywhere else it is
-    only printed."""
-    view = subject.gguf
-    if view.row is not None and "finetuned" in view.row.note and view.get("rope.scaling.finetuned") is False:
-        text = f"is false: llama.cpp rotates nothing on {view.arch}, whatever the other keys say"
-        yield Hit(view.full("rope.scaling.finetuned"), text, subject.scope.specs)
-
-
 @rule("RP612", "keys that cannot be read", "error", fix="mend the value", formats=_GGUF)
 def unreadable(subject: Subject) -> Iterator[Hit]:
     """A number is negative, not finite or impossible. llama.cpp checks none of this: it loads the file, and crashes or
     computes NaN."""
     error, view = subject.lifted, subject.gguf
-    typed = view.get(_TYPE)
+    typed = view.get(SCALING_TYPE)
     if not isinstance(error, RopepatchError) or isinstance(error, NoRope) or view.row is None:
         return
     if typed is None or typed in SCALING_TYPES:
@@ -318,8 +225,9 @@ def shifts(subject: Subject) -> Iterator[Hit]:
     """A context shift rotates the cached keys again and multiplies them by the magnitude again, those that do not move
     among them. With a magnitude of 1 that is harmless."""
     concerned = subject.noting("context shift")
-    if concerned:
-        scale = next(one.attention_scale for one in subject.predictions(concerned[0]) if one.attention_scale != 1)
+    scales = [one.attention_scale for spec in concerned for one in subject.predictions(spec)]
+    scale = next((value for value in scales if abs(value - 1) > _ROUNDING), None)
+    if scale is not None:
         yield Hit("", f"cos and sin are multiplied by {scale:.4g}; every shift applies it once more", concerned)
 
 
@@ -350,34 +258,6 @@ def foreign(subject: Subject) -> Iterator[Hit]:
 
 
 @rule(
-    "RP615",
-    "rounded ends of gpt-oss's ramp",
-    "warning",
-    fix="none: the architecture reads no factor tensors, and the ends are always rounded",
-    formats=_GGUF,
-    upstream=("vllm-project/vllm#27722", "vllm-project/vllm#28244"),
-)
-def gpt_oss(subject: Subject) -> Iterator[Hit]:
-    """gpt-oss was trained with truncate: false, a YaRN ramp whose ends are not rounded to whole pairs. GGUF has no key for
-    it, and llama.cpp always rounds."""
-    if subject.gguf.arch != "gpt-oss" or subject.profile is None:
-        return
-    for name, group in subject.profile.groups.items():
-        scaling = group.scaling
-        if not isinstance(scaling, Yarn):
-            continue
-        exact = Yarn(scaling.factor, scaling.original_max_position_embeddings, truncate=False)
-        quotient = scaling.apply(group.spectrum(), None).inv_freq / exact.apply(group.spectrum(), None).inv_freq
-        off = np.abs(np.log(quotient)) > 1e-3
-        pair = int(np.argmax(np.abs(np.log(quotient))))
-        if off.any():
-            text = f"llama.cpp rounds the ends of the ramp (truncate: false is lost): {int(off.sum())} pairs are off, "
-            text += f"pair {pair} turns {quotient[pair]:.3g} times as fast as trained"
-            yield Hit(subject.gguf.full(_TYPE), text, subject.scope.specs)
-            return
-
-
-@rule(
     "RP616",
     "old and new name of the factor",
     "info",
@@ -388,8 +268,8 @@ def gpt_oss(subject: Subject) -> Iterator[Hit]:
 def two_factors(subject: Subject) -> Iterator[Hit]:
     """rope.scale_linear is the factor's old name, read only where rope.scaling.factor is absent."""
     view = subject.gguf
-    if view.get("rope.scale_linear") is not None and view.get(_FACTOR) is not None:
-        text = f"is not read beside rope.scaling.factor {view.get(_FACTOR)}"
+    if view.get("rope.scale_linear") is not None and view.get(FACTOR) is not None:
+        text = f"is not read beside rope.scaling.factor {view.get(FACTOR)}"
         edits = (subject.drop_key("rope.scale_linear"),)
         yield Hit(view.full("rope.scale_linear"), text, subject.scope.specs, edits)
 
@@ -405,57 +285,9 @@ def two_factors(subject: Subject) -> Iterator[Hit]:
 def no_base(subject: Subject) -> Iterator[Hit]:
     """Without rope.freq_base llama.cpp takes 10000. Files of Qwen 1.5 that lack the key run with the wrong base."""
     view = subject.gguf
-    if subject.profile is not None and view.number("rope.freq_base") is None:
-        if not any(view.get(other) is not None for other in ALIASES["rope.freq_base"]):
-            yield Hit(view.full("rope.freq_base"), "is not there; llama.cpp takes 10000", subject.scope.specs)
-
-
-@rule(
-    "RP618",
-    "rotated dimensions are not the head's",
-    "error",
-    fix="set rope.dimension_count to attention.key_length",
-    formats=_GGUF,
-)
-def dimension(subject: Subject) -> Iterator[Hit]:
-    """Some architectures always rotate the whole head: with another rope.dimension_count llama and falcon raise an error,
-    qwen2 and most others end the process."""
-    view, profile = subject.gguf, subject.profile
-    if view.row is None or view.row.rot != "head" or profile is None or view.get("attention.kv_lora_rank") is not None:
-        return
-    group = next(iter(profile.groups.values()))
-    if group.rotary_dim != group.head_dim:
-        text = f"{group.rotary_dim} of the head's {group.head_dim} dimensions; {view.arch} loads only with all of them"
-        yield Hit(view.full("rope.dimension_count"), text, subject.scope.specs)
-
-
-@rule(
-    "RP619",
-    "scaling that reaches no layer",
-    "error",
-    fix="none in the file: the layers that see far do not rotate",
-    formats=_GGUF,
-    upstream=("meta-models/meta-oss-cookbook#37",),
-)
-def no_effect(subject: Subject) -> Iterator[Hit]:
-    """On some hybrids the full-attention layers carry no RoPE and the sliding ones take no factor, or the graph ignores the
-    scaling keys: a factor in the file changes nothing."""
-    view, row = subject.gguf, subject.gguf.row
-    if row is None or view.factor == 1 or view.kind == "none" or subject.profile is None:
-        return
-    still = all(group.scalable is False for group in subject.profile.groups.values())
-    if still or "scaling ignored" in row.note:
-        text = f"factor {view.factor:g} changes nothing on {view.arch}"
-        yield Hit(view.full(_FACTOR), text, subject.scope.specs)
-
-
-@rule("RP620", "architecture that llama.cpp does not know", "error", fix="use the engine that wrote it", formats=_GGUF)
-def unknown_architecture(subject: Subject) -> Iterator[Hit]:
-    """llama.cpp stops on a general.architecture that it has no loader for."""
-    if subject.gguf.row is None:
-        yield Hit(
-            "general.architecture", f"is {subject.gguf.prefix!r}, which llama.cpp does not load", subject.scope.specs
-        )
+    spellings = ("rope.freq_base", *ALIASES["rope.freq_base"])
+    if subject.profile is not None and all(view.get(name) is None for name in spellings):
+        yield Hit(view.full("rope.freq_base"), "is not there; llama.cpp takes 10000", subject.scope.specs)
 
 
 @rule("RP621", "rope key that llama.cpp does not know", "info", fix="nothing reads it", formats=_GGUF)
@@ -466,10 +298,3 @@ def unknown_keys(subject: Subject) -> Iterator[Hit]:
     for name in view.names():
         if name.startswith("rope.") and name not in known:
             yield Hit(view.full(name), "is none that llama.cpp reads", subject.scope.specs)
-
-
-@rule("RP622", "rope keys without a rotation", "info", fix="nothing to do", formats=_GGUF)
-def no_rotation(subject: Subject) -> Iterator[Hit]:
-    """The architecture has no rotary embedding in llama.cpp; rope keys in the file do nothing."""
-    if isinstance(subject.lifted, NoRope):
-        yield Hit("general.architecture", subject.lifted.what, subject.scope.specs)

@@ -26,8 +26,9 @@ _GGUF = ("gguf",)
     explains=True,
 )
 def unwanted(subject: Subject) -> Iterator[Hit]:
-    """llama.cpp counts the tensors that it has taken. One that the architecture does not look for makes the whole load fail
-    with "wrong number of tensors"; so do long and short factors without the type longrope, or beside rope_freqs."""
+    """llama.cpp counts the tensors that it has taken. One that the architecture does not look for makes the whole load
+    fail with "wrong number of tensors"; so do long and short factors without the type longrope, or beside
+    rope_freqs."""
     view = subject.gguf
     if view.row is None or view.row.factors == "x" or not view.row.rotates:
         return
@@ -82,8 +83,8 @@ def wrong_length(subject: Subject) -> Iterator[Hit]:
     formats=_GGUF,
 )
 def lonely(subject: Subject) -> Iterator[Hit]:
-    """With the long list alone, contexts up to the original one are not divided at all; with the short one alone, longer
-    ones are not."""
+    """With the long list alone, contexts up to the original one are not divided at all; with the short one alone,
+    longer ones are not."""
     there = [name for name in (LONG, SHORT) if name in subject.gguf.tensors]
     if len(there) == 1:
         missing = SHORT if there[0] == LONG else LONG
@@ -110,9 +111,10 @@ def unused(subject: Subject) -> Iterator[Hit]:
     upstream=("ggml-org/llama.cpp#8676", "ikawrakow/ik_llama.cpp#2291", "vllm-project/vllm#7268"),
 )
 def in_tensor(subject: Subject) -> Iterator[Hit]:
-    """Llama 3's scaling has no key in a GGUF: the converter writes divisors as rope_freqs.weight, and rope.scaling.type stays
-    absent. Whoever looks at the keys alone takes the file for unscaled; transformers drops the tensor when it loads a
-    GGUF, builds of llama.cpp before it stop with "wrong number of tensors", and a YaRN patch composes with it."""
+    """Llama 3's scaling has no key in a GGUF: the converter writes divisors as rope_freqs.weight, and rope.scaling.type
+    stays absent. Whoever looks at the keys alone takes the file for unscaled; transformers drops the tensor when it
+    loads a GGUF, builds of llama.cpp before it stop with "wrong number of tensors", and a YaRN patch composes with
+    it."""
     if FREQS not in subject.gguf.tensors or subject.profile is None:
         return
     for group in subject.profile.groups.values():
@@ -137,8 +139,8 @@ def in_tensor(subject: Subject) -> Iterator[Hit]:
     upstream=("ggml-org/llama.cpp#8676",),
 )
 def missing_factors(subject: Subject) -> Iterator[Hit]:
-    """Llama 3.1, 3.2 and 3.3 declare 131072 tokens over a base of 500000 and were scaled by Llama 3's method. A file with
-    these numbers, no scaling and no rope_freqs.weight turns too fast in long contexts."""
+    """Llama 3.1, 3.2 and 3.3 declare 131072 tokens over a base of 500000 and were scaled by Llama 3's method. A file
+    with these numbers, no scaling and no rope_freqs.weight turns too fast in long contexts."""
     view, profile = subject.gguf, subject.profile
     if view.arch != "llama" or FREQS in view.tensors or profile is None or profile.scaled:
         return
@@ -156,8 +158,8 @@ def missing_factors(subject: Subject) -> Iterator[Hit]:
     upstream=("ggml-org/llama.cpp#12468",),
 )
 def no_magnitude(subject: Subject) -> Iterator[Hit]:
-    """LongRoPE multiplies cos and sin by sqrt(1 + ln s / ln original). llama.cpp takes it from rope.scaling.attn_factor and
-    has no default; converters for MiniCPM do not write it."""
+    """LongRoPE multiplies cos and sin by sqrt(1 + ln s / ln original). llama.cpp takes it from rope.scaling.attn_factor
+    and has no default; converters for MiniCPM do not write it."""
     view = subject.gguf
     if LONG not in view.tensors or view.get("rope.scaling.attn_factor") is not None:
         return
@@ -165,7 +167,7 @@ def no_magnitude(subject: Subject) -> Iterator[Hit]:
     original = view.number("rope.scaling.original_context_length")
     if declared and original and declared > original > 1:
         usual = usual_magnitude(int(declared), int(original))
-        text = f"is not there, so that cos and sin stay as they are; an extension to {declared:,.0f} usually has {usual:.4g}"
+        text = f"is not there: cos and sin stay as they are; an extension to {declared:,.0f} usually has {usual:.4g}"
         yield Hit(view.full("rope.scaling.attn_factor"), text, subject.scope.specs)
 
 
@@ -178,8 +180,8 @@ def no_magnitude(subject: Subject) -> Iterator[Hit]:
     upstream=("ggml-org/llama.cpp#24823", "ggml-org/llama.cpp#24875"),
 )
 def at_load(subject: Subject) -> Iterator[Hit]:
-    """llama.cpp chooses between the lists once, by the context that is allocated for a sequence and not by what is in it. A
-    server started for a long context rotates short prompts by the long list."""
+    """llama.cpp chooses between the lists once, by the context that is allocated for a sequence and not by what is in
+    it. A server started for a long context rotates short prompts by the long list."""
     concerned = subject.noting("chosen by the allocated context")
     if concerned:
         original = subject.profile.trained_context if subject.profile is not None else None

@@ -1,4 +1,4 @@
-"""RP121 to RP128: where ``config.json`` keeps its settings, and who looks there."""
+"""RP121 to RP129: where ``config.json`` keeps its settings, and who looks there."""
 
 from __future__ import annotations
 
@@ -22,6 +22,13 @@ def _dict(subject: Subject, key: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+def _flat_for_several(subject: Subject) -> bool:
+    """Whether rope_parameters is flat and the class keeps one dict for each layer type."""
+    names, new = subject.section.defaults.facts.get("groups") or [], _dict(subject, _PARAMETERS)
+    several = bool(names) and not str(names[0]).startswith("theta=")
+    return several and bool(new) and not _nested(new) and not _dict(subject, _SCALING)
+
+
 def _nested(rope: Mapping[str, Any]) -> bool:
     return any(isinstance(value, Mapping) for value in rope.values())
 
@@ -37,10 +44,10 @@ def _nested(rope: Mapping[str, Any]) -> bool:
 )
 def only_new(subject: Subject) -> Iterator[Hit]:
     """transformers 5 saves one dict, rope_parameters, with the base in it. transformers up to 4.57, TGI, exllamav2 and
-    mlx-lm for most architectures never look there: without an error or a warning they take the class's default base
-    and no scaling. A file with both layouts and the same content is read by all."""
+    mlx-lm for most architectures never look there: without an error or a warning they take the class's default base and
+    no scaling. A file with both layouts and the same content is read by all."""
     new = _dict(subject, _PARAMETERS)
-    if not new or subject.section.given.get(_SCALING):
+    if not new or subject.section.given.get(_SCALING) or _flat_for_several(subject):
         return
     edits = () if _nested(new) else tuple(_old_layout(subject, new))
     if edits:
@@ -129,6 +136,28 @@ def two_bases(subject: Subject) -> Iterator[Hit]:
 
 
 @rule(
+    "RP129",
+    "base in the dict alone",
+    "error",
+    fix="write rope_theta at the top as well",
+    upstream=("lyogavin/airllm#368",),
+    automatic=True,
+    explains=True,
+)
+def inner_base(subject: Subject) -> Iterator[Hit]:
+    """rope_theta stands in rope_scaling and nowhere else. transformers 5 and what loads through it find it there;
+    the readers of the old layout take the class's default base, and mlx-lm does not load some models without one."""
+    inner = _dict(subject, _SCALING).get("rope_theta")
+    if inner is None or subject.section.given.get("rope_theta") is not None:
+        return
+    edits = (subject.put(subject.at("rope_theta"), inner),)
+    concerned = subject.moved(edits)
+    if concerned:
+        text = f"rope_theta {inner} stands in rope_scaling alone: {effects(subject, concerned)}"
+        yield Hit(dotted(*subject.at(_SCALING, "rope_theta")), text, concerned, edits)
+
+
+@rule(
     "RP124",
     "one flat dict for a model with several rotations",
     "error",
@@ -138,10 +167,10 @@ def two_bases(subject: Subject) -> Iterator[Hit]:
     explains=True,
 )
 def flat_dict(subject: Subject) -> Iterator[Hit]:
-    """The model's class keeps one dict per layer type (full and sliding attention). A flat rope_parameters, as an override
-    on the command line makes it, stays beside those and is never read, or is refused."""
+    """The model's class keeps one dict per layer type (full and sliding attention). A flat rope_parameters, as an
+    override on the command line makes it, stays beside those and is never read, or is refused."""
     new, names = _dict(subject, _PARAMETERS), subject.section.defaults.facts.get("groups") or []
-    if not new or _nested(new) or not names or str(names[0]).startswith("theta=") or _dict(subject, _SCALING):
+    if not _flat_for_several(subject):
         return
     wrapped: dict[str, Any] = {}
     for name, default in hf_families.default_dict(subject.section).items():
@@ -188,8 +217,8 @@ def sliding_base(subject: Subject) -> Iterator[Hit]:
 
 @rule("RP126", "share of the head that rotates", "warning", fix="check the engine's own model file", explains=True)
 def partial(subject: Subject) -> Iterator[Hit]:
-    """partial_rotary_factor makes a part of each head rotate. For some classes an engine looks for it where the file does
-    not have it, or not at all, and rotates the whole head."""
+    """partial_rotary_factor makes a part of each head rotate. For some classes an engine looks for it where the file
+    does not have it, or not at all, and rotates the whole head."""
     wide = tuple(
         spec
         for spec in subject.scope.specs
@@ -204,8 +233,8 @@ def partial(subject: Subject) -> Iterator[Hit]:
 
 @rule("RP127", "settings beside the text model", "warning", fix="move them into the text model's section")
 def beside(subject: Subject) -> Iterator[Hit]:
-    """In a composite config the text model has a section of its own. Rope keys at the top of the file, where an override on
-    the command line puts them, never reach it."""
+    """In a composite config the text model has a section of its own. Rope keys at the top of the file, where an
+    override on the command line puts them, never reach it."""
     section = subject.section
     if not section.path:
         return
@@ -224,8 +253,8 @@ def beside(subject: Subject) -> Iterator[Hit]:
     explains=True,
 )
 def not_taken(subject: Subject) -> Iterator[Hit]:
-    """The rotary class of this model type computes its frequencies from constants or from the base alone; a rope_scaling
-    in the file changes nothing, and no engine says so."""
+    """The rotary class of this model type computes its frequencies from constants or from the base alone; a
+    rope_scaling in the file changes nothing, and no engine says so."""
     profile = subject.profile
     if profile is None or any(group.scalable is not False for group in profile.groups.values()):
         return

@@ -32,8 +32,8 @@ def _longs(subject: Subject) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any
     explains=True,
 )
 def list_length(subject: Subject) -> Iterator[Hit]:
-    """short_factor and long_factor hold one divisor for each pair that rotates. With a partial rotation that is fewer than
-    half of the head's dimensions."""
+    """short_factor and long_factor hold one divisor for each pair that rotates. With a partial rotation that is fewer
+    than half of the head's dimensions."""
     for path, rope in _longs(subject):
         pairs = _pairs(subject)
         for name in _LISTS:
@@ -66,8 +66,8 @@ def _pairs(subject: Subject) -> int | None:
     explains=True,
 )
 def placement(subject: Subject) -> Iterator[Hit]:
-    """transformers 4, TGI and exllamav2 look for LongRoPE's original context at the top of the config, mlx-lm in the dict,
-    transformers 5 in both. Phi-3's class of transformers 4 refuses a fourth key in the dict."""
+    """transformers 4, TGI and exllamav2 look for LongRoPE's original context at the top of the config, mlx-lm in the
+    dict, transformers 5 in both. Phi-3's class of transformers 4 refuses a fourth key in the dict."""
     top = subject.section.given.get(ORIGINAL)
     for path, rope in _longs(subject):
         inner, phi = rope.get(ORIGINAL), subject.section.model_type in PHI
@@ -97,22 +97,14 @@ def placement(subject: Subject) -> Iterator[Hit]:
     explains=True,
 )
 def magnitude(subject: Subject) -> Iterator[Hit]:
-    """transformers 5 takes attention_factor, else it derives the magnitude from factor. vLLM, SGLang, TGI, mlx-lm and the
-    exllamas take neither and compute sqrt(1 + ln s / ln original) from the declared over the original context."""
+    """transformers 5 takes attention_factor, else it derives the magnitude from factor. vLLM, SGLang, TGI, mlx-lm and
+    the exllamas take neither and compute sqrt(1 + ln s / ln original) from the declared over the original context."""
     for path, rope in _longs(subject):
         there = [key for key in ("attention_factor", "factor") if rope.get(key) is not None]
-        concerned = tuple(spec for spec in subject.ignoring(*there) if _other_scale(subject, spec)) if there else ()
+        concerned = tuple(spec for spec in subject.ignoring(*there) if subject.other_scale(spec)) if there else ()
         if concerned:
             text = f"{' and '.join(there)} not read: {effects(subject, concerned)}"
             yield Hit(dotted(*path, there[0]), text, concerned)
-
-
-def _other_scale(subject: Subject, spec: str) -> bool:
-    for group, length, cell in subject.cells(spec):
-        meant = subject.reference(length)[group].attention_scale
-        if abs(cell.prediction.attention_scale / meant - 1) > 1e-6:
-            return True
-    return False
 
 
 @rule(
@@ -129,9 +121,9 @@ def _other_scale(subject: Subject, spec: str) -> bool:
     explains=True,
 )
 def switching(subject: Subject) -> Iterator[Hit]:
-    """transformers chooses the list by the length of each forward pass. mlx-lm takes the long one always, vLLM, exllamav3
-    and exllamav2 choose once for the context that they were started with, SGLang for a whole batch, and TGI by
-    position within a sequence."""
+    """transformers chooses the list by the length of each forward pass. mlx-lm takes the long one always, vLLM,
+    exllamav3 and exllamav2 choose once for the context that they were started with, SGLang for a whole batch, and TGI
+    by position within a sequence."""
     for path, rope in _longs(subject):
         if rope.get("short_factor") == rope.get("long_factor"):
             continue
@@ -159,8 +151,8 @@ def _policy(subject: Subject, spec: str) -> str:
     explains=True,
 )
 def phi(subject: Subject) -> Iterator[Hit]:
-    """Phi3Config of transformers 4 demands exactly three keys, type, short_factor and long_factor, and mlx-lm's phi3 wants
-    type as well; transformers 5 takes type alone too. exllamav2 refuses both names together."""
+    """Phi3Config of transformers 4 demands exactly three keys, type, short_factor and long_factor, and mlx-lm's phi3
+    wants type as well; transformers 5 takes type alone too. exllamav2 refuses both names together."""
     if subject.section.model_type not in PHI:
         return
     for path, rope in _longs(subject):
@@ -179,8 +171,8 @@ def phi(subject: Subject) -> Iterator[Hit]:
 
 @rule("RP406", "PhiMoE keeps the short list", "warning", fix="use transformers 4.57, vLLM or SGLang", explains=True)
 def phimoe(subject: Subject) -> Iterator[Hit]:
-    """PhiMoE's rotary class of transformers 5 recomputes its frequencies without a length: beyond the original context it
-    keeps short_factor and applies the magnitude of the long list. 5.0 stops there."""
+    """PhiMoE's rotary class of transformers 5 recomputes its frequencies without a length: beyond the original context
+    it keeps short_factor and applies the magnitude of the long list. 5.0 stops there."""
     if subject.section.model_type != "phimoe":
         return
     noted = subject.noting("keeps short_factor")
@@ -194,8 +186,8 @@ def phimoe(subject: Subject) -> Iterator[Hit]:
 
 @rule("RP407", "two original contexts", "warning", fix="give both the same value", automatic=True, explains=True)
 def two_originals(subject: Subject) -> Iterator[Hit]:
-    """original_max_position_embeddings at the top overrides the one in the dict for transformers 5; others take the inner
-    one."""
+    """original_max_position_embeddings at the top overrides the one in the dict for transformers 5; others take the
+    inner one."""
     top = subject.section.given.get(ORIGINAL)
     for path, rope in subject.ropes():
         inner = rope.get(ORIGINAL)

@@ -1,4 +1,4 @@
-"""RP101 to RP111: how a rope dict of ``config.json`` is spelled."""
+"""RP101 to RP109: how a rope dict of ``config.json`` is spelled."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ropepatch.doctor.base import Hit, rule
 from ropepatch.doctor.effects import effects, grouped, refused
 from ropepatch.doctor.scope import labels
 from ropepatch.doctor.subject import Subject
-from ropepatch.errors import NoRope, RopepatchError
+from ropepatch.errors import RopepatchError
 from ropepatch.patch import Edit
 from ropepatch.runtimes.config_view import ORIGINAL
 
@@ -124,8 +124,8 @@ def two_types(subject: Subject) -> Iterator[Hit]:
 )
 def both_types(subject: Subject) -> Iterator[Hit]:
     """exllamav2 fails an assertion when both names of the rope type are there, even with the same value; a config that
-    had type and was saved again by transformers has both. Phi-3's class of transformers 4 refuses the second name
-    too, and wants the old one."""
+    had type and was saved again by transformers has both. Phi-3's class of transformers 4 refuses the second name too,
+    and wants the old one."""
     for path, rope in subject.ropes():
         new, old = rope.get("rope_type"), rope.get("type")
         if new is None or old is None or ALIASES.get(str(new), new) != ALIASES.get(str(old), old):
@@ -184,8 +184,8 @@ def unknown_type(subject: Subject) -> Iterator[Hit]:
 
 @rule("RP107", "old name of LongRoPE", "error", fix="write longrope", automatic=True, explains=True)
 def old_name(subject: Subject) -> Iterator[Hit]:
-    """``su`` is what Phi-3 called LongRoPE at first. transformers 5 and what loads through it (vLLM, SGLang) look for the
-    original context before they translate the name, and stop with a KeyError."""
+    """``su`` is what Phi-3 called LongRoPE at first. transformers 5 and what loads through it (vLLM, SGLang) look for
+    the original context before they translate the name, and stop with a KeyError."""
     for path, rope in subject.ropes():
         named = [key for key in TYPE_KEYS if rope.get(key) == "su"]
         if not named:
@@ -218,26 +218,3 @@ def unread(subject: Subject) -> Iterator[Hit]:
         for key in (key for key in rope if key not in KNOWN):
             if not difflib.get_close_matches(key.lower(), KNOWN - rope.keys(), n=1, cutoff=0.85):
                 yield Hit(dotted(*path, key), f"no engine that ropepatch knows reads {key!r}")
-
-
-@rule("RP110", "settings that cannot be read", "error", fix="mend the value; the message says what would work")
-def unreadable(subject: Subject) -> Iterator[Hit]:
-    """ropepatch cannot make a rotation out of the file: a value is missing, impossible or of the wrong kind. Engines that
-    do not look at it may still load the file."""
-    error = subject.lifted
-    known = subject.explained
-    if not isinstance(error, RopepatchError) or isinstance(error, NoRope):
-        return
-    stops = tuple(spec for spec in subject.scope.specs if subject.refuses(spec))
-    if known and set(stops) <= known:
-        return
-    where = (error.where or "").rpartition(": ")[2] if ": " in (error.where or "") else ""
-    hint = error.hint or "mend the value"
-    yield Hit(where, f"{error.what}: {labels(stops) or 'nobody'} cannot load it", stops, (), hint)
-
-
-@rule("RP111", "no rotary embedding", "info", fix="nothing to do")
-def no_rope(subject: Subject) -> Iterator[Hit]:
-    """The architecture has no RoPE; whatever rope keys stand in the file do nothing."""
-    if isinstance(subject.lifted, NoRope):
-        yield Hit("", subject.lifted.what)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ropepatch.doctor.base import Hit, rule
@@ -11,6 +11,7 @@ from ropepatch.doctor.effects import effects
 from ropepatch.doctor.rules.spelling import dotted, kind_of, number
 from ropepatch.doctor.subject import Subject
 from ropepatch.methods.base import yarn_attention
+from ropepatch.patch import Edit
 from ropepatch.runtimes.config_view import ORIGINAL
 from ropepatch.runtimes.recipes import magnitude_ratio
 
@@ -24,7 +25,12 @@ def _yarns(subject: Subject) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any
 
 def _off(subject: Subject, *names: str) -> tuple[str, ...]:
     """The engines that take no notice of a key and compute something else than the settings mean."""
-    return tuple(spec for spec in subject.ignoring(*names) if subject.differs(spec))
+    return tuple(s for s in subject.ignoring(*names) if s not in subject.explained and subject.differs(s))
+
+
+def _other_scale(subject: Subject, specs: Sequence[str]) -> tuple[str, ...]:
+    """Those whose magnitude is another one."""
+    return tuple(spec for spec in specs if subject.other_scale(spec))
 
 
 @rule(
@@ -37,14 +43,15 @@ def _off(subject: Subject, *names: str) -> tuple[str, ...]:
     explains=True,
 )
 def attention_factor(subject: Subject) -> Iterator[Hit]:
-    """attention_factor is the final factor on cos and sin. transformers, vLLM from 0.30 on and exllamav3 read it. SGLang
-    and older vLLM read attn_factor, which multiplies the usual magnitude; TGI, mlx-lm and exllamav2 read neither."""
+    """attention_factor is the final factor on cos and sin. transformers, vLLM from 0.30 on and exllamav3 read it.
+    SGLang and older vLLM read attn_factor, which multiplies the usual magnitude; TGI, mlx-lm and exllamav2 read
+    neither."""
     for path, rope in _yarns(subject):
         wanted, factor = number(rope, "attention_factor"), number(rope, "factor")
-        concerned = _off(subject, "attention_factor") if wanted is not None else ()
+        concerned = _other_scale(subject, _off(subject, "attention_factor")) if wanted is not None else ()
         if not concerned or wanted is None:
             continue
-        edits = ()
+        edits: tuple[Edit, ...] = ()
         if factor and factor > 0 and rope.get("attn_factor") is None:
             edits = (subject.put((*path, "attn_factor"), wanted / yarn_attention(factor)),)
             edits = edits if subject.moved(edits) else ()
@@ -62,9 +69,9 @@ def attention_factor(subject: Subject) -> Iterator[Hit]:
     explains=True,
 )
 def attn_factor(subject: Subject) -> Iterator[Hit]:
-    """attn_factor multiplies YaRN's usual magnitude in SGLang and in vLLM up to 0.29; transformers, newer vLLM, mlx-lm and
-    the exllamas do not know it. DeepSeek-R1-0528-Qwen3-8B has 0.8782 = 1 / (0.1 ln 4 + 1): its magnitude is 1 on the
-    former and 1.1386 on the latter."""
+    """attn_factor multiplies YaRN's usual magnitude in SGLang and in vLLM up to 0.29; transformers, newer vLLM, mlx-lm
+    and the exllamas do not know it. DeepSeek-R1-0528-Qwen3-8B has 0.8782 = 1 / (0.1 ln 4 + 1): its magnitude is 1 on
+    the former and 1.1386 on the latter."""
     for path, rope in _yarns(subject):
         multiplier, factor = number(rope, "attn_factor"), number(rope, "factor")
         if multiplier is None or not factor or rope.get("attention_factor") is not None or multiplier == 1:
@@ -88,8 +95,8 @@ def attn_factor(subject: Subject) -> Iterator[Hit]:
     explains=True,
 )
 def mscale_alone(subject: Subject) -> Iterator[Hit]:
-    """DeepSeek's two numbers give the magnitude g(mscale) / g(mscale_all_dim). transformers ignores one without the other,
-    or a 0; SGLang, TGI and mlx-lm put defaults in their place and come to another magnitude."""
+    """DeepSeek's two numbers give the magnitude g(mscale) / g(mscale_all_dim). transformers ignores one without the
+    other, or a 0; SGLang, TGI and mlx-lm put defaults in their place and come to another magnitude."""
     for path, rope in _yarns(subject):
         there = [key for key in ("mscale", "mscale_all_dim") if key in rope]
         if not there or all(rope.get(key) for key in ("mscale", "mscale_all_dim")):
@@ -111,13 +118,13 @@ def mscale_alone(subject: Subject) -> Iterator[Hit]:
     explains=True,
 )
 def mscale_pair(subject: Subject) -> Iterator[Hit]:
-    """On models without DeepSeek's latent attention, exllamav3, vLLM up to 0.29 and transformers up to 4.49 take no notice
-    of mscale and mscale_all_dim and apply the usual magnitude."""
+    """On models without DeepSeek's latent attention, exllamav3, vLLM up to 0.29 and transformers up to 4.49 take no
+    notice of mscale and mscale_all_dim and apply the usual magnitude."""
     for path, rope in _yarns(subject):
         factor, one, every = (number(rope, key) for key in ("factor", "mscale", "mscale_all_dim"))
         if not factor or not one or not every:
             continue
-        concerned = _off(subject, "mscale", "mscale_all_dim")
+        concerned = _other_scale(subject, _off(subject, "mscale", "mscale_all_dim"))
         if not concerned:
             continue
         ratio = magnitude_ratio(factor, one, every)
@@ -150,7 +157,7 @@ def truncate(subject: Subject) -> Iterator[Hit]:
     "RP306",
     "betas that engines do not read",
     "warning",
-    fix="none in the file for these engines, unless both betas have the ratio 32:1",
+    fix="none in the file for these engines",
     explains=True,
 )
 def betas(subject: Subject) -> Iterator[Hit]:
@@ -160,8 +167,9 @@ def betas(subject: Subject) -> Iterator[Hit]:
         if concerned and (
             number(rope, "beta_fast") not in (None, 32.0) or number(rope, "beta_slow") not in (None, 1.0)
         ):
-            text = f"{rope.get('beta_fast')} and {rope.get('beta_slow')} are not read: {effects(subject, concerned)}"
-            yield Hit(dotted(*path, "beta_fast"), text, concerned)
+            there = [name for name in ("beta_fast", "beta_slow") if rope.get(name) is not None]
+            said = " and ".join(f"{name} {rope[name]}" for name in there)
+            yield Hit(dotted(*path, there[0]), f"{said} not read: {effects(subject, concerned)}", concerned)
 
 
 @rule(
@@ -173,8 +181,8 @@ def betas(subject: Subject) -> Iterator[Hit]:
     explains=True,
 )
 def mrope(subject: Subject) -> Iterator[Hit]:
-    """vLLM makes the table of a multimodal rotation four times as long before it computes YaRN's ramp from that length, so
-    that the ramp starts from four times the original context."""
+    """vLLM makes the table of a multimodal rotation four times as long before it computes YaRN's ramp from that length,
+    so that the ramp starts from four times the original context."""
     for path, rope in _yarns(subject):
         concerned = subject.noting("4 times") if "mrope_section" in rope else ()
         concerned = tuple(spec for spec in concerned if subject.differs(spec))
@@ -221,8 +229,8 @@ def temperature(subject: Subject) -> Iterator[Hit]:
     explains=True,
 )
 def dynamic(subject: Subject) -> Iterator[Hit]:
-    """transformers raises the base as the sequence grows. vLLM from 0.24 on turns by the plain rotation and reads outside
-    its table beyond the declared context, older vLLM and SGLang apply the full extension to short inputs too,
+    """transformers raises the base as the sequence grows. vLLM from 0.24 on turns by the plain rotation and reads
+    outside its table beyond the declared context, older vLLM and SGLang apply the full extension to short inputs too,
     exllamav3 stops and exllamav2 takes no notice."""
     for path, rope in subject.ropes():
         concerned = subject.deviating() if kind_of(rope) == "dynamic" else ()
@@ -240,8 +248,8 @@ def dynamic(subject: Subject) -> Iterator[Hit]:
     fix="check that the model was tuned with it",
 )
 def odd_magnitude(subject: Subject) -> Iterator[Hit]:
-    """YaRN's magnitude is 0.1 ln factor + 1 unless the file says otherwise. An explicit value that is neither this nor 1
-    was either trained with, or written by somebody who took it for a multiplier."""
+    """YaRN's magnitude is 0.1 ln factor + 1 unless the file says otherwise. An explicit value that is neither this nor
+    1 was either trained with, or written by somebody who took it for a multiplier."""
     for path, rope in _yarns(subject):
         given, factor = number(rope, "attention_factor"), number(rope, "factor")
         if given is None or not factor or factor <= 1:
