@@ -12,7 +12,7 @@ from ropepatch import dialects, methods
 from ropepatch.dialects.base import Dialect, Lowering
 from ropepatch.errors import AlreadyScaled, InputError, MethodUnsupported, UsageError
 from ropepatch.frequencies import group_frequencies, profile_frequencies
-from ropepatch.methods.base import Frequencies, Method, ParameterError, Target
+from ropepatch.methods.base import Frequencies, Method, ParameterError, Target, yarn_attention
 from ropepatch.methods.plain import NoScaling
 from ropepatch.methods.stack import Stack
 from ropepatch.methods.yarn import Yarn
@@ -164,7 +164,7 @@ class Checkpoint:
         """A layer that sees no farther than its window gains nothing from a longer context."""
         if group.scalable is False and method != "none":
             raise MethodUnsupported(
-                f"nothing in the config reaches the rotation of {name}: the model computes it from constants or keeps "
+                f"nothing in the file reaches the rotation of {name}: the model computes it from constants or keeps "
                 "it apart",
                 where=self.ref,
             )
@@ -203,7 +203,11 @@ class Checkpoint:
             )
         if existing == "compose" and start.scaled and not isinstance(scaling, NoScaling):
             return dataclasses.replace(start, scaling=Stack((*_stages(start.scaling), *_stages(scaling))))
-        return dataclasses.replace(start, scaling=scaling, factors=None)
+        everywhere = getattr(scaling, "mscale_all_dim", None)
+        softmax = start.softmax_scale
+        if softmax is not None:  # the model multiplies by the new scaling's magnitude, or by none
+            softmax = yarn_attention(getattr(scaling, "factor", 1.0), everywhere) ** 2 if everywhere else None
+        return dataclasses.replace(start, scaling=scaling, factors=None, softmax_scale=softmax)
 
 
 def _stages(method: Method) -> tuple[Method, ...]:

@@ -221,7 +221,10 @@ def _place_v4(
 ) -> dict[tuple[str, ...], Any]:
     given = dialect.section.given
     wanted: dict[tuple[str, ...], Any] = {}
-    block: Any = {**rope, **kept} if rope else ({"rope_type": "default", **kept} if kept else None)
+    # Without a dict the class's own comes back, and a few classes have a scaling in theirs (gpt_oss).
+    default = hf_families.default_dict(dialect.section)
+    spoken = bool(kept) or default.get("rope_type", default.get("type", "default")) != "default"
+    block: Any = {**rope, **kept} if rope else ({"rope_type": "default", **kept} if spoken else None)
     path = ("rope_scaling", name) if nested and "rope_scaling" in given else ("rope_scaling",)
     if block is not None or "rope_scaling" in given:
         wanted[path] = block if block is not None else _NULL

@@ -199,7 +199,7 @@ def test_method_that_the_model_type_ignores(tmp_path: Path, config: dict[str, An
     (tmp_path / "config.json").write_text(json.dumps(config))
     model = ropepatch.open(tmp_path)
     for method in ("yarn", "ntk"):
-        with pytest.raises(InputError, match="nothing in the config reaches the rotation of default"):
+        with pytest.raises(InputError, match="nothing in the file reaches the rotation of default"):
             model.patch(method, 4.0)
 
 
