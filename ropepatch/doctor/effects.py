@@ -89,7 +89,8 @@ def against(meant: Frequencies, mine: Prediction) -> tuple[float, str]:
         parts.append(f"turns pair {pair} {_times(float(quotient[pair]))}")
     if not math.isclose(mine.attention_scale, meant.attention_scale, rel_tol=TOLERANCE):
         parts.append(f"attention scale {mine.attention_scale:.4g} instead of {meant.attention_scale:.4g}")
-        far += abs(math.log(abs(mine.attention_scale / meant.attention_scale)))
+        scales = abs(mine.attention_scale), abs(meant.attention_scale)
+        far += abs(math.log(scales[0] / scales[1])) if min(scales) > 0 else math.inf
     return far, ", ".join(parts) or "the same"
 
 

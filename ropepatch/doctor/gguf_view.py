@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,9 +59,10 @@ class GgufView:
         return None if record is None else record.value
 
     def number(self, name: str) -> float | None:
-        """The value where it is a number."""
+        """The value where it is a finite number."""
         value = self.get(name)
-        return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+        usable = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        return float(value) if usable else None
 
     def type_of(self, name: str) -> str | None:
         """The name of its value type."""

@@ -21,7 +21,7 @@ from ropepatch.doctor.gguf_view import GgufView
 from ropepatch.doctor.scope import Scope
 from ropepatch.errors import InputError, RopepatchError
 from ropepatch.frequencies import TOLERANCE, deviation, profile_frequencies
-from ropepatch.methods.base import Frequencies
+from ropepatch.methods.base import Frequencies, ParameterError
 from ropepatch.patch import Edit, Value
 from ropepatch.profile import RopeProfile
 from ropepatch.runtimes import comparison
@@ -144,6 +144,8 @@ class Subject:
             return self.dialect.lift(self.ref)
         except RopepatchError as error:
             return error
+        except TypeError as error:
+            return InputError(f"holds a value of another kind than expected ({error})", where=self.file)
 
     @property
     def profile(self) -> RopeProfile | None:
@@ -181,6 +183,8 @@ class Subject:
             return runtimes.predict(spec, profile, config, length, self.file)
         except RopepatchError as error:
             return error
+        except (TypeError, ParameterError) as error:  # a list for a name, an object for a number
+            return InputError(f"cannot work with the kind of a value ({error})", where=self.file)
 
     def predictions(self, spec: str) -> Iterator[Prediction]:
         """What an engine computes in a short and in a long context, group by group; nothing where it refuses."""
@@ -261,8 +265,8 @@ class Subject:
         checked = []
         for name, group in self.profile.groups.items():
             plain, mine = Frequencies(group.spectrum().inv_freq), _of(name, found)
-            if mine is not None and group.scaled and deviation(meant[name], plain) > TOLERANCE:
-                checked.append(deviation(mine.frequencies, plain) <= TOLERANCE)
+            if mine is not None and group.scaled and not _same(meant[name], plain):
+                checked.append(_same(mine.frequencies, plain))
         return bool(checked) and all(checked)
 
     # which engines a statement is about
@@ -371,6 +375,13 @@ def _ordered(meant: Frequencies, read: Frequencies | None) -> Frequencies:
     return Frequencies(read.inv_freq, meant.attention_scale) if same else meant
 
 
+def _same(a: Frequencies, b: Frequencies) -> bool:
+    """Whether two rotations agree to float32 accuracy; a magnitude of 0 is only like another 0."""
+    if not math.isclose(a.attention_scale, b.attention_scale, rel_tol=TOLERANCE):
+        return False
+    return a.attention_scale == 0 or deviation(a, b) <= TOLERANCE
+
+
 def _of(group: str, found: Mapping[str, Prediction]) -> Prediction | None:
     """A group's prediction, or the one that an engine has for all layers."""
     return found.get(group) or found.get("default") or (next(iter(found.values())) if len(found) == 1 else None)
@@ -382,8 +393,6 @@ def _alike(a: Outcome, b: Outcome) -> bool:
     if len(a) != len(b):
         return False
     return all(
-        one.inv_freq.shape == two.inv_freq.shape
-        and deviation(one.frequencies, two.frequencies) <= TOLERANCE
-        and math.isclose(one.attention_scale, two.attention_scale, rel_tol=TOLERANCE)
+        one.inv_freq.shape == two.inv_freq.shape and _same(one.frequencies, two.frequencies)
         for one, two in zip(a.values(), b.values(), strict=True)
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ropepatch import runtimes, schemas
 from ropepatch.doctor import Finding, doctor, fix, report, rules, subject_of
 from ropepatch.doctor.scope import label
-from tests.doctor.cases import GGUF, HF, LLAMA, YARN, File, write_hf
+from tests.doctor.cases import GGUF, HF, LLAMA, YARN, File, llama3_factors, write_hf, yarn
 
 RULES = {rule.code: rule for rule in rules()}
 TOKENIZER = "RP207"
@@ -189,3 +190,36 @@ def test_predictions_are_what_is_reported(tmp_path: Path) -> None:
     predicted = runtimes.predict("mlx-lm", None, {**LLAMA, **scaled})["default"]
 
     assert f"attention scale {predicted.attention_scale:.4g} instead of 1" in found.message
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {**YARN, "rope_type": ["yarn"]},
+        {**YARN, "type": {"name": "yarn"}},
+        {**YARN, "factor": "four"},
+        {**YARN, "factor": -4.0},
+        {**YARN, "attention_factor": 0.0},
+        {**YARN, "original_max_position_embeddings": [8192]},
+        {"rope_type": "longrope", "short_factor": {}, "long_factor": "no"},
+        {"full_attention": None, "sliding_attention": 3},
+    ],
+)
+@pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])
+def test_values_of_any_kind(key: str, rope: dict[str, object], tmp_path: Path) -> None:
+    """Whatever kind a value is of, there are findings and no crash."""
+    path = write_hf(tmp_path, {key: rope})
+
+    schemas.validator("doctor").validate(report(subject_of(path), doctor(path)))
+
+
+@pytest.mark.parametrize("value", [np.float64("nan"), np.float64("inf"), -1.0, 0.0, 3e38, "text", True])
+@pytest.mark.parametrize(
+    "name", ["context_length", "rope.freq_base", "rope.scaling.factor", "rope.dimension_count", "rope.scaling.type"]
+)
+def test_keys_of_any_kind(name: str, value: object, tmp_path: Path) -> None:
+    """Whatever stands under a key, there are findings and no crash."""
+    path = File(keys={**yarn(), f".{name}": value}, tensors=llama3_factors()).write(tmp_path / "model.gguf")
+
+    assert doctor(path)
+    schemas.validator("doctor").validate(report(subject_of(path), doctor(path)))

@@ -67,6 +67,18 @@ def unknown_type(subject: Subject) -> Iterator[Hit]:
     yield Hit(subject.gguf.full(SCALING_TYPE), text, subject.scope.specs, edits, f"write {same}" if same else None)
 
 
+def _retyped(subject: Subject, name: str, wanted: str) -> tuple[Edit, ...]:
+    """The same value under the type that is asked for; nothing where it does not fit."""
+    value, number = subject.gguf.get(name), subject.gguf.number(name)
+    if wanted == "FLOAT32" and number is not None and abs(number) < 3e38:
+        return (subject.put_key(name, wanted, float(np.float32(number))),)
+    if wanted == "UINT32" and number is not None and number == int(number) and 0 <= number < 1 << 32:
+        return (subject.put_key(name, wanted, int(number)),)
+    if wanted == "BOOL" and value in (0, 1):
+        return (subject.put_key(name, wanted, bool(value)),)
+    return ()
+
+
 @rule(
     "RP602",
     "value of the wrong scalar type",
@@ -84,14 +96,7 @@ def wrong_type(subject: Subject) -> Iterator[Hit]:
         have = view.type_of(name)
         if have in (None, wanted, "ARRAY") or not reads(view, name):
             continue
-        value = view.get(name)
-        edits: tuple[Edit, ...] = ()
-        if wanted == "FLOAT32" and isinstance(value, (int, float)) and abs(value) < 3e38:
-            edits = (subject.put_key(name, wanted, float(np.float32(value))),)
-        elif wanted == "UINT32" and isinstance(value, (int, float)) and value == int(value) and 0 <= value < 1 << 32:
-            edits = (subject.put_key(name, wanted, int(value)),)
-        elif wanted == "BOOL" and value in (0, 1):
-            edits = (subject.put_key(name, wanted, bool(value)),)
+        edits = _retyped(subject, name, wanted)
         text = f"is a {have}, llama.cpp expects {wanted} and refuses the file"
         yield Hit(view.full(name), text, subject.scope.specs, edits)
 
