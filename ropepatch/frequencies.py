@@ -54,4 +54,6 @@ def deviation(a: Frequencies, b: Frequencies) -> float:
     if a.inv_freq.shape != b.inv_freq.shape:
         return float("inf")
     pairs = float(np.max(np.abs(ratios(a.inv_freq, b.inv_freq) - 1.0), initial=0.0))
+    if b.attention_scale == 0:
+        return pairs if a.attention_scale == 0 else float("inf")
     return max(pairs, abs(a.attention_scale / b.attention_scale - 1.0))

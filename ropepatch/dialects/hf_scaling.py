@@ -96,7 +96,7 @@ def lift(rope: Mapping[str, Any], context: Context) -> Method:
     kind = rope_type(rope, context.where)
     for key in TYPE_KEYS:
         other = rope.get(key)
-        if other and ALIASES.get(other, other) != kind:
+        if isinstance(other, str) and ALIASES.get(other, other) != kind:
             context.notes.append(
                 f"{context.where}: type and rope_type disagree; {kind} is taken, as transformers 5 does"
             )

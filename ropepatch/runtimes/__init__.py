@@ -111,7 +111,13 @@ def predict(
     if source.format not in engine.reads_formats:
         wanted = "a GGUF file" if "gguf" in engine.reads_formats else "a Hugging Face folder"
         raise WrongFormat(f"{engine.name} does not read this format", where=where, hint=f"it takes {wanted}")
-    return named_as(profile, engine.predict(source, length))
+    try:
+        return named_as(profile, engine.predict(source, length))
+    except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
+        # A value of the wrong kind somewhere in a stranger's config; the engines stop on most of these as well.
+        raise RuntimeRejects(
+            f"what {engine.name} makes of it cannot be computed: {type(error).__name__} {error}"[:300], where=where
+        ) from None
 
 
 def matrix(
