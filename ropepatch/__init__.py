@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ropepatch.diffing import Diff, diff
     from ropepatch.manifest import Manifest
     from ropepatch.methods.base import Frequencies
-    from ropepatch.output import replay, revert
+    from ropepatch.output import recover, replay, revert
     from ropepatch.patch import Patch
     from ropepatch.profile import RopeGroup, RopeProfile
 
@@ -30,6 +30,7 @@ _HOMES = {
     "RopeProfile": "profile",
     "diff": "diffing",
     "open": "checkpoint",
+    "recover": "output",
     "replay": "output",
     "revert": "output",
 }
@@ -46,6 +47,7 @@ __all__ = [
     "diff",
     "errors",
     "open",
+    "recover",
     "replay",
     "revert",
 ]

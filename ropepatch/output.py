@@ -8,7 +8,7 @@ import datetime
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ropepatch.bundle import Bundle, Progress, bundle_of
 from ropepatch.errors import CheckFailed, InputError, UsageError, WouldOverwrite
 from ropepatch.manifest import Manifest
 from ropepatch.patch import Patch, group_edits
-from ropepatch.storage import files
+from ropepatch.storage import files, journal, kernel
 from ropepatch.storage.splice import Splice, invert
 from ropepatch.verify import structure
 
@@ -93,7 +93,8 @@ class _Job:
     def run(self, verify: bool) -> Manifest:
         started = manifest.now()
         edits = group_edits(self.patch.edits)
-        changes = {name: splices.for_file(self.source.path(name), items) for name, items in edits.items()}
+        block = self._block(list(edits))
+        changes = {n: splices.for_file(self.source.path(n), items, block=block) for n, items in edits.items()}
         before = self._digests(self.source) if self.in_place else {}
         previous = manifest.read(self.target.manifest).document if self._chained() else None
         if self.in_place:
@@ -113,15 +114,17 @@ class _Job:
         before: Mapping[str, Mapping[str, str]],
         previous: Mapping[str, Any] | None,
     ) -> Manifest:
-        try:
-            for name, items in changes.items():
-                files.apply_in_place(self.source.path(name), items, progress=self.progress)
+        kept = [self.target.manifest.name]
+        with journal.change(self.target.journal, changes, kept, self.progress):
             return self._finish(self.target, changes, started, verify, before, previous)
-        except BaseException:
-            for name, items in changes.items():
-                with contextlib.suppress(InputError):  # this file was not changed yet
-                    files.apply_in_place(self.source.path(name), invert(items))
-            raise
+
+    def _block(self, names: Sequence[str]) -> int:
+        """The unit in which tensor data shall move: whole blocks in place, and where a new file can share them."""
+        folder = self.target.root if self.target.kind != "folder" else self.target.root.parent
+        large = [n for n in names if self.source.path(n).stat().st_size >= files.SHARED_FROM]
+        if self.in_place or any(kernel.shares_blocks(self.source.path(name), folder) for name in large):
+            return kernel.block_size(folder)
+        return 0
 
     def _finish(
         self,
@@ -204,6 +207,8 @@ def revert(
     ref = Path(ref)
     if not ref.exists():
         raise InputError("no such file or directory", where=str(ref))
+    for pending in bundle.journals(ref):
+        journal.refuse_pending(pending)
     patched = bundle_of(ref)
     record = manifest.read(patched.manifest)
     changes = {name: invert(items) for name, items in record.splices.items()}
@@ -211,10 +216,9 @@ def revert(
         raise InputError(f"the manifest speaks of {', '.join(sorted(unknown))}", where=str(patched.manifest))
     _check_still_the_output(patched, record)
     if in_place:
-        for name, items in changes.items():
-            files.apply_in_place(patched.path(name), items, progress=progress)
-        _check_restored(patched, patched, record, changes)
-        _restore_manifest(patched.manifest, record)
+        with journal.change(patched.journal, changes, [patched.manifest.name], progress):
+            _check_restored(patched, patched, record, changes)
+            _restore_manifest(patched.manifest, record)
         return patched.anchor
     target = patched.renamed(Path(output) if output else patched.default("reverted"))
     target.refuse_existing()
@@ -222,6 +226,30 @@ def revert(
         bundle.write(patched, work, changes, "link", progress)
         _check_restored(patched, work, record, changes)
     return target.anchor
+
+
+def recover(ref: str | Path, *, progress: Progress | None = None) -> list[Path]:
+    """Undo a change in place that was interrupted: the files and the manifest are as they were before it.
+
+    Args:
+        ref: the file (any shard of it) or folder.
+        progress: called with the number of bytes just moved.
+
+    Returns:
+        The files restored; none when nothing was interrupted.
+
+    Raises:
+        InputError: another process is at work on them, or they are not what the interrupted change left.
+    """
+    ref = Path(ref)
+    if not ref.parent.is_dir():
+        raise InputError("no such file or directory", where=str(ref))
+    found = []
+    for pending in bundle.journals(ref):
+        found += [pending.parent / name for name in journal.recover(pending, progress)]
+    if not found and not ref.exists():
+        raise InputError("no such file or directory", where=str(ref))
+    return found
 
 
 def _counterpart(name: str, model: checkpoint.Checkpoint) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -189,11 +190,13 @@ def test_a_wrong_byte_in_copied_weights_is_found(folder: Path, weights: str, mon
     """Weights that had to be copied are compared too."""
 
     def refuse(*_: Any, **__: Any) -> None:
-        raise OSError("no links here")
+        raise OSError(errno.EXDEV, "no links here")
 
-    monkeypatch.setattr(files.fcntl, "ioctl", refuse)
+    monkeypatch.setattr(files.kernel.fcntl, "ioctl", refuse)
     original = os.link
-    monkeypatch.setattr(os, "link", lambda a, b: refuse() if str(a).endswith(".safetensors") else original(a, b))
+    monkeypatch.setattr(
+        os, "link", lambda a, b, **o: refuse() if str(a).endswith(".safetensors") else original(a, b, **o)
+    )
     flip_in_copies(monkeypatch, at=100)
     with pytest.raises(CheckFailed):
         ropepatch.open(folder).patch("yarn", 4.0).write(weights=weights, digest="full")
@@ -206,7 +209,7 @@ def wrong_value(edits: Any) -> Callable[..., Any]:
 
     original = splices.for_file
 
-    def other(path: Path, items: Any) -> Any:
+    def other(path: Path, items: Any, **options: Any) -> Any:
         import dataclasses
 
         changed = [
@@ -215,7 +218,7 @@ def wrong_value(edits: Any) -> Callable[..., Any]:
             else e
             for e in items
         ]
-        return original(path, changed)
+        return original(path, changed, **options)
 
     return other
 

@@ -46,6 +46,8 @@ TYPE_NAMES = {**{code: name for code, (name, _) in SCALARS.items()}, STRING: "ST
 TYPE_CODES = {name: code for code, name in TYPE_NAMES.items()}
 _WIDTHS = {code: struct.calcsize("<" + fmt) for code, (_, fmt) in SCALARS.items()}
 GGML_F32 = 0
+#: a text of blanks that takes what a header has to spare; engines ignore keys that they do not know
+PAD = "ropepatch.pad"
 
 
 @dataclass(frozen=True)
@@ -352,6 +354,8 @@ def splices(
     header: Header,
     keys: Mapping[str, tuple[str, Any] | None],
     tensors: Mapping[str, npt.NDArray[np.float32]],
+    *,
+    block: int = 0,
 ) -> list[Splice]:
     """The splices that change ``keys`` and F32 ``tensors`` and nothing else.
 
@@ -362,19 +366,55 @@ def splices(
         header: the scanned header.
         keys: ``{key: (type name, value)}`` or ``{key: None}``.
         tensors: new F32 values by name, numpy order.
+        block: the tensor data may move by a multiple of this many bytes only: a text under ``ropepatch.pad`` takes up
+            the rest, and gives it back to later changes. 0 for as few bytes as can be; the text of an earlier change is
+            used up then, too.
 
     Raises:
         InputError: a value does not fit its type, a tensor its place, or ``general.alignment`` would change.
     """
     if "general.alignment" in keys:
         raise InputError("general.alignment cannot change: every tensor would move", where=str(header.path))
+    added = {name: values for name, values in tensors.items() if name not in header.tensors}
+    keys = {**keys, **_pad(header, keys, added, block)}
     with open(header.path, "rb") as file:
         source = file.fileno()
         changed = _key_splices(header, keys, source)
-        added = {name: values for name, values in tensors.items() if name not in header.tensors}
         changed += _padding_splices(header, keys, added, source, changed)
         changed += _data_splices(header, tensors, added, source)
     return [splice for splice in sorted(changed, key=lambda s: s.offset) if splice.before != splice.after]
+
+
+def _pad(
+    header: Header,
+    keys: Mapping[str, tuple[str, Any] | None],
+    added: Mapping[str, npt.NDArray[np.float32]],
+    block: int,
+) -> dict[str, tuple[str, Any] | None]:
+    """What becomes of the padding key with a change of ``keys``: nothing, deleted, or as long as whole blocks need."""
+    record = header.keys.get(PAD)
+    usable = record is None or record.type == STRING
+    if PAD in keys or not header.tensors or not usable or not (block or record):
+        return {}
+    growth = sum(len(_info(header, name, values, 0)) for name, values in added.items())
+    for key, value in keys.items():
+        old = header.keys.get(key)
+        growth += (len(encode_key(header, key, *value)) if value else 0) - (old.end - old.start if old else 0)
+    if growth == 0:
+        return {}
+    room = header.data_offset - header.infos_end - growth + (record.end - record.start if record else 0)
+    if 0 <= room < header.alignment:  # what every header pads with zeros
+        return {PAD: None}
+    empty, step = len(encode_key(header, PAD, "STRING", "")), max(block, header.alignment)
+    room += max(0, -(-(empty - room) // step) * step)
+    return {PAD: ("STRING", " " * (room - empty))}
+
+
+def _info(header: Header, name: str, values: npt.NDArray[np.float32], position: int) -> bytes:
+    """The record of an F32 tensor whose data are at ``position`` of the data section."""
+    shape = values.shape[::-1]
+    record = _text(header, name) + struct.pack(f"{header.endian}I{len(shape)}q", len(shape), *shape)
+    return record + struct.pack(f"{header.endian}iQ", GGML_F32, position)
 
 
 def _pread(source: int, start: int, end: int) -> bytes:
@@ -413,9 +453,7 @@ def _padding_splices(
     infos = b""
     position = header.data_size
     for name, values in added.items():
-        shape = values.shape[::-1]
-        infos += _text(header, name) + struct.pack(f"{header.endian}I{len(shape)}q", len(shape), *shape)
-        infos += struct.pack(f"{header.endian}iQ", GGML_F32, position)
+        infos += _info(header, name, values, position)
         position = _align(position + values.nbytes, header.alignment)
     growth = sum(len(s.after) - len(s.before) for s in changed) + len(records) + len(infos)
     padding_end = min(header.data_offset, header.size)
