@@ -42,6 +42,15 @@ def writing_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def recovered(out: Output, ref: str, in_place: bool) -> None:
+    """Undo an interrupted change before another one in place; other commands only say that there is one."""
+    if in_place and Path(ref).exists():
+        import ropepatch
+
+        for path in ropepatch.recover(ref):
+            out.note(f"an interrupted change of {path} was undone first")
+
+
 def finish(
     out: Output,
     patch: Patch,

@@ -9,7 +9,7 @@ import click
 
 from ropepatch.cli._options import complete_method, examples, standard
 from ropepatch.cli._output import Output
-from ropepatch.cli._writing import finish, writing_options
+from ropepatch.cli._writing import finish, recovered, writing_options
 
 if TYPE_CHECKING:
     from ropepatch.patch import Patch
@@ -68,6 +68,7 @@ def command(out: Output, refs: tuple[str, ...], **options: Any) -> None:
     """
     written = ("output", "in_place", "dry_run", "weights", "digest", "verify")
     writing = {name: options.pop(name) for name in written}
+    recovered(out, refs[-1] if refs else "", writing["in_place"] and not writing["dry_run"])
     finish(out, _patch(refs, options), **writing)
 
 

@@ -71,8 +71,9 @@ def change(
             _undo(journal, plans, _read(journal)[1], None)
             raise
         _remove(journal)
-        for name in changes:
-            moving.forget(root / name)
+        with contextlib.suppress(OSError):  # the change is done; a record that stays hurts nobody
+            for name in changes:
+                moving.forget(root / name)
 
 
 def refuse_pending(journal: Path) -> None:
@@ -114,6 +115,7 @@ def recover(journal: Path, progress: files.Progress | None = None) -> list[str]:
         _undo(journal, plans, kept, progress)
     for name in (*(plan.name for plan in plans), *kept):
         _sweep(root / name)
+        _sweep(moving.record_path(root / name))
     return [plan.name for plan in plans]
 
 
