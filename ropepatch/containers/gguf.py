@@ -49,6 +49,10 @@ GGML_F32 = 0
 #: a text of blanks that takes what a header has to spare; engines ignore keys that they do not know
 PAD = "ropepatch.pad"
 
+#: the bytes of the last long arrays of texts by their count: a patch scans one vocabulary several times
+_VOCABULARIES: dict[int, bytes] = {}
+_MANY, _KEPT = 10_000, 16 << 20
+
 
 @dataclass(frozen=True)
 class ArrayRef:
@@ -72,13 +76,16 @@ class KeyValue:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One tensor record; ``offset`` counts from the start of the data section, ``size`` is in bytes."""
+    """One tensor record; ``offset`` counts from the start of the data section, ``size`` is in bytes, ``start`` and
+    ``end`` are file offsets of the record."""
 
     name: str
     shape: tuple[int, ...]
     type: int
     offset: int
     size: int
+    start: int
+    end: int
 
 
 @dataclass
@@ -261,6 +268,10 @@ class _Scanner:
         return ref
 
     def _skip_texts(self, count: int, key: str) -> None:
+        start, known = self.at, _VOCABULARIES.get(count, b"")
+        if known and self.data[start : start + len(known)] == known:
+            self.at += len(known)
+            return
         # The hot loop of the whole program: a vocabulary has 150,000 texts.
         unpack, data, at, size = self._structs["Q"].unpack_from, self.data, self.at, self.size
         for _ in range(count):
@@ -269,6 +280,11 @@ class _Scanner:
                 self.at = at
                 raise self.fail(f"a text of key {key!r} leaves the file")
         self.at = at
+        if count >= _MANY and at - start <= _KEPT:
+            _VOCABULARIES.pop(count, None)
+            _VOCABULARIES[count] = data[start:at]
+            while len(_VOCABULARIES) > 2:
+                _VOCABULARIES.pop(next(iter(_VOCABULARIES)))
 
     def _alignment(self, header: Header) -> int:
         record = header.keys.get("general.alignment")
@@ -282,6 +298,7 @@ class _Scanner:
         return alignment
 
     def _tensor(self, header: Header) -> None:
+        start = self.at
         name = self._text(MAX_NAME - 1).decode("utf-8", "surrogateescape")
         if name in header.tensors:
             raise self.fail(f"tensor {name!r} is repeated")
@@ -296,7 +313,7 @@ class _Scanner:
                 f"tensor {name!r} is at data offset {offset}, not {self.data_end} as those before it require"
             )
         self.data_end = _align(offset + size, header.alignment)
-        header.tensors[name] = TensorInfo(name, shape, kind, offset, size)
+        header.tensors[name] = TensorInfo(name, shape, kind, offset, size, start, self.at)
 
     def _size(self, name: str, shape: tuple[int, ...], kind: int) -> int:
         if kind not in TYPES:
