@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ropepatch import bundle, checkpoint, manifest, splices
+from ropepatch import overlay as overlays
 from ropepatch.bundle import Bundle, Progress, bundle_of
 from ropepatch.errors import CheckFailed, InputError, UsageError, WouldOverwrite
 from ropepatch.manifest import Manifest
@@ -50,6 +51,8 @@ def write(
     weights: str = "link",
     digest: str | None = None,
     verify: bool = True,
+    overlay: bool = False,
+    body: str = "auto",
     progress: Progress | None = None,
 ) -> Manifest:
     """Write the patched checkpoint and its manifest.
@@ -62,6 +65,8 @@ def write(
         digest: ``none``, ``header`` (small files only) or ``full``; default full for the copy of a file, header for
             in place and linked weights.
         verify: check the output, and delete it when a check fails.
+        overlay: write a first shard without weights beside a body that it shares; see :mod:`ropepatch.overlay`.
+        body: how the body is brought there: ``auto``, ``hardlink``, ``symlink`` or ``copy``.
         progress: called with the number of bytes just moved.
 
     Raises:
@@ -73,6 +78,11 @@ def write(
     if in_place and output is not None:
         raise UsageError("in place and an output name exclude each other")
     source = source_of(patch)
+    if overlay and in_place:
+        raise UsageError("in place and overlay exclude each other")
+    if overlay:
+        output = output or default_output(patch)
+        return _Overlay(patch, source, overlays.target(output), digest or "header", body, progress).run(verify)
     target = source if in_place else source.renamed(output or default_output(patch))
     if not in_place:
         target.refuse_existing()
@@ -95,7 +105,7 @@ class _Job:
         edits = group_edits(self.patch.edits)
         block = self._block(list(edits))
         changes = {n: splices.for_file(self.source.path(n), items, block=block) for n, items in edits.items()}
-        before = self._digests(self.source) if self.in_place else {}
+        before = _digests(self.source, self.digest, self.progress) if self.in_place else {}
         previous = manifest.read(self.target.manifest).document if self._chained() else None
         if self.in_place:
             return self._run_in_place(changes, started, verify, before, previous)
@@ -140,8 +150,8 @@ class _Job:
         new_name = dict(zip(self.source.names, written.names, strict=True))
         document = manifest.build(
             self.patch,
-            subjects=self._digests(written),
-            inputs=before or self._digests(self.source),
+            subjects=_digests(written, self.digest, self.progress),
+            inputs=before or _digests(self.source, self.digest, self.progress),
             splices={new_name[name]: items for name, items in changes.items()},
             started=started,
             verification=report.to_json() if report else None,
@@ -151,14 +161,44 @@ class _Job:
         files.write_bytes(written.manifest, document.to_text().encode(), overwrite=self.in_place)
         return document
 
-    def _digests(self, of: Bundle) -> dict[str, dict[str, str]]:
-        present = [name for name in of.names if of.path(name).exists()]
-        wanted = [name for name in present if self._hashed(of.path(name))]
-        taken = dict(zip(wanted, structure.digests([of.path(n) for n in wanted], self.progress), strict=True))
-        return {name: {"sha256": taken[name]} if name in taken else {} for name in present}
 
-    def _hashed(self, path: Path) -> bool:
-        return self.digest == "full" or (self.digest == "header" and path.stat().st_size <= _SMALL)
+def _digests(of: Bundle, choice: str, progress: Progress | None) -> dict[str, dict[str, str]]:
+    """The sha256 of each file that is there and that ``choice`` asks for."""
+    present = [name for name in of.names if of.path(name).exists()]
+    wanted = [n for n in present if choice == "full" or (choice == "header" and of.path(n).stat().st_size <= _SMALL)]
+    taken = dict(zip(wanted, structure.digests([of.path(n) for n in wanted], progress), strict=True))
+    return {name: {"sha256": taken[name]} if name in taken else {} for name in present}
+
+
+@dataclasses.dataclass
+class _Overlay:
+    patch: Patch
+    source: Bundle
+    target: Bundle
+    digest: str
+    body: str
+    progress: Progress | None
+
+    def run(self, verify: bool) -> Manifest:
+        started = manifest.now()
+        self.target.refuse_existing()
+        with _appearing(self.target) as work:
+            done = overlays.write(self.patch, self.source, work, link=self.body, progress=self.progress)
+            body = self.source.path(self.source.names[-1])
+            full = self.digest == "full"
+            report = structure.check_overlay(self.patch, body, work, done.splices, full=full) if verify else None
+            document = manifest.build(
+                self.patch,
+                subjects=_digests(work, self.digest, self.progress),
+                inputs=_digests(self.source, self.digest, self.progress),
+                splices=done.splices,
+                started=started,
+                verification=report.to_json() if report else None,
+                source=self.source.anchor.resolve().name,
+                overlay=done.body,
+            )
+            files.write_bytes(work.manifest, document.to_text().encode())
+            return document
 
 
 @contextlib.contextmanager
@@ -211,6 +251,10 @@ def revert(
         journal.refuse_pending(pending)
     patched = bundle_of(ref)
     record = manifest.read(patched.manifest)
+    if record.overlay:
+        raise InputError(
+            "is an overlay", where=str(ref), hint="its input is as it was; to undo it, delete its two files"
+        )
     changes = {name: invert(items) for name, items in record.splices.items()}
     if unknown := set(changes) - set(patched.names):
         raise InputError(f"the manifest speaks of {', '.join(sorted(unknown))}", where=str(patched.manifest))

@@ -22,6 +22,16 @@ def writing_options(function: Callable[..., Any]) -> Callable[..., Any]:
         (
             click.option("-o", "--output", metavar="OUT", help="New file or folder; default: beside the input."),
             click.option("--in-place", is_flag=True, help="Change the input itself."),
+            click.option(
+                "--overlay", is_flag=True, help="GGUF: a small first shard over shared weights."
+            ),
+            click.option(
+                "--body",
+                type=click.Choice(["auto", "hardlink", "symlink", "copy"]),
+                default="auto",
+                show_default=True,
+                help="How the weights come beside an overlay.",
+            ),
             click.option("--dry-run", is_flag=True, help="Print the patch and write nothing."),
             click.option(
                 "--weights",
@@ -61,19 +71,28 @@ def finish(
     weights: str,
     digest: str | None,
     verify: bool,
+    overlay: bool,
+    body: str,
 ) -> None:
     """Print ``patch`` (``--dry-run``), or write it and tell what was written."""
     from ropepatch.errors import UsageError
 
     if in_place and output is not None:
         raise UsageError("--in-place and -o exclude each other")
+    if in_place and overlay:
+        raise UsageError("--in-place and --overlay exclude each other")
+    if body != "auto" and not overlay:
+        raise UsageError("--body goes with --overlay")
     if dry_run:
         _show_patch(out, patch)
         return
     from ropepatch import output as writer
+    from ropepatch import overlay as overlays
 
     source = writer.source_of(patch)
     target = source if in_place else source.renamed(Path(output) if output else writer.default_output(patch))
+    if overlay:
+        target = overlays.target(Path(output) if output else writer.default_output(patch))
     with out.progress("writing and checking") as progress:
         manifest = patch.write(
             None if in_place else target.anchor,
@@ -81,6 +100,8 @@ def finish(
             weights=weights,
             digest=digest,
             verify=verify,
+            overlay=overlay,
+            body=body,
             progress=progress,
         )
     if out.json:

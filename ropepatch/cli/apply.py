@@ -66,7 +66,7 @@ def command(out: Output, refs: tuple[str, ...], **options: Any) -> None:
     The default output stands beside the input: model.gguf becomes model-yarn-4x.gguf. It is checked after writing, and
     deleted if a check fails. With PATCH (what --dry-run --json printed) the same edits are made to REF.
     """
-    written = ("output", "in_place", "dry_run", "weights", "digest", "verify")
+    written = ("output", "in_place", "dry_run", "weights", "digest", "verify", "overlay", "body")
     writing = {name: options.pop(name) for name in written}
     recovered(out, refs[-1] if refs else "", writing["in_place"] and not writing["dry_run"])
     finish(out, _patch(refs, options), **writing)

@@ -291,6 +291,29 @@ def _checks(patch: Patch, source: Bundle, output: Bundle, splices: Mapping[str, 
     return report
 
 
+def check_overlay(
+    patch: Patch, body: Path, output: Bundle, splices: Mapping[str, list[Splice]], *, full: bool
+) -> Report:
+    """The same for an overlay: its head by the gguf library, its body against the input's, the frequencies of both.
+
+    Raises:
+        CheckFailed: the first check that does not hold.
+    """
+    import ropepatch.checkpoint
+
+    report = Report()
+    head, shared = (output.path(name) for name in output.names)
+    try:
+        report.passed("reader", gguf_reader(head, patch.edits))
+        if not os.path.samefile(body, shared):
+            report.passed("unchanged", unchanged_bytes(body, shared, splices.get(shared.name, []), full=full))
+        reread = ropepatch.checkpoint.open(head).profile
+    except (InputError, ValueError) as error:
+        raise CheckFailed(f"cannot be read back: {error}", where=str(head)) from None
+    report.passed("frequencies", frequencies(patch.after, reread, head))
+    return report
+
+
 def _copied(source: Bundle, output: Bundle, new_name: Mapping[str, str], name: str) -> bool:
     """Whether a file without edits stands in the output as a file of its own, not as a link."""
     new = output.path(new_name[name])
