@@ -16,6 +16,7 @@ from ropepatch import bundle, checkpoint, manifest, splices
 from ropepatch import overlay as overlays
 from ropepatch.bundle import Bundle, Progress, bundle_of
 from ropepatch.errors import CheckFailed, InputError, UsageError, WouldOverwrite
+from ropepatch.evidence import Evidence
 from ropepatch.manifest import Manifest
 from ropepatch.patch import Patch, group_edits
 from ropepatch.storage import files, journal, kernel
@@ -24,8 +25,6 @@ from ropepatch.verify import structure
 
 WEIGHTS = ("link", "copy", "none")
 DIGESTS = ("none", "header", "full")
-#: files that are hashed even where large ones are only linked or overwritten in place
-_SMALL = 32 << 20
 
 
 def source_of(patch: Patch) -> Bundle:
@@ -105,28 +104,18 @@ class _Job:
         edits = group_edits(self.patch.edits)
         block = self._block(list(edits))
         changes = {n: splices.for_file(self.source.path(n), items, block=block) for n, items in edits.items()}
-        before = _digests(self.source, self.digest, self.progress) if self.in_place else {}
-        previous = manifest.read(self.target.manifest).document if self._chained() else None
-        if self.in_place:
-            return self._run_in_place(changes, started, verify, before, previous)
-        with _appearing(self.target) as work:
-            bundle.write(self.source, work, changes, self.weights, self.progress)
-            return self._finish(work, changes, started, verify, {}, None)
-
-    def _chained(self) -> bool:
-        return self.in_place and self.target.manifest.exists()
-
-    def _run_in_place(
-        self,
-        changes: Mapping[str, list[Splice]],
-        started: datetime.datetime,
-        verify: bool,
-        before: Mapping[str, Mapping[str, str]],
-        previous: Mapping[str, Any] | None,
-    ) -> Manifest:
-        kept = [self.target.manifest.name]
-        with journal.change(self.target.journal, changes, kept, self.progress):
-            return self._finish(self.target, changes, started, verify, before, previous)
+        with Evidence(self.source, edits, self.digest, self.progress) as evidence:
+            evidence.start()
+            if self.in_place:
+                evidence.wait()
+                previous = manifest.read(self.target.manifest).document if self.target.manifest.exists() else None
+                kept = [self.target.manifest.name]
+                with journal.change(self.target.journal, changes, kept, self.progress):
+                    return self._finish(self.target, changes, started, verify, evidence, previous)
+            with _appearing(self.target) as work:
+                evidence.foresee(changes)
+                bundle.write(self.source, work, changes, self.weights, self.progress)
+                return self._finish(work, changes, started, verify, evidence, None)
 
     def _block(self, names: Sequence[str]) -> int:
         """The unit in which tensor data shall move: whole blocks in place, and where a new file can share them."""
@@ -142,32 +131,26 @@ class _Job:
         changes: Mapping[str, list[Splice]],
         started: datetime.datetime,
         verify: bool,
-        before: Mapping[str, Mapping[str, str]],
+        evidence: Evidence,
         previous: Mapping[str, Any] | None,
     ) -> Manifest:
         full = self.digest == "full"
         report = structure.check(self.patch, self.source, written, changes, full=full) if verify else None
         new_name = dict(zip(self.source.names, written.names, strict=True))
+        compared = verify and full and not self.in_place
         document = manifest.build(
             self.patch,
-            subjects=_digests(written, self.digest, self.progress),
-            inputs=before or _digests(self.source, self.digest, self.progress),
+            subjects=evidence.outputs(written, compared=compared),
+            inputs=evidence.inputs(),
             splices={new_name[name]: items for name, items in changes.items()},
             started=started,
             verification=report.to_json() if report else None,
             previous=previous,
             source=self.source.anchor.resolve().name,
+            tensor_data=evidence.tensor_data(written, compared=compared),
         )
         files.write_bytes(written.manifest, document.to_text().encode(), overwrite=self.in_place)
         return document
-
-
-def _digests(of: Bundle, choice: str, progress: Progress | None) -> dict[str, dict[str, str]]:
-    """The sha256 of each file that is there and that ``choice`` asks for."""
-    present = [name for name in of.names if of.path(name).exists()]
-    wanted = [n for n in present if choice == "full" or (choice == "header" and of.path(n).stat().st_size <= _SMALL)]
-    taken = dict(zip(wanted, structure.digests([of.path(n) for n in wanted], progress), strict=True))
-    return {name: {"sha256": taken[name]} if name in taken else {} for name in present}
 
 
 @dataclasses.dataclass
@@ -187,10 +170,14 @@ class _Overlay:
             body = self.source.path(self.source.names[-1])
             full = self.digest == "full"
             report = structure.check_overlay(self.patch, body, work, done.splices, full=full) if verify else None
+            with Evidence(self.source, {}, self.digest, self.progress) as inputs:
+                inputs.start()
+                with Evidence(work, {}, self.digest, self.progress) as outputs:
+                    outputs.start()
             document = manifest.build(
                 self.patch,
-                subjects=_digests(work, self.digest, self.progress),
-                inputs=_digests(self.source, self.digest, self.progress),
+                subjects=outputs.inputs(),
+                inputs=inputs.inputs(),
                 splices=done.splices,
                 started=started,
                 verification=report.to_json() if report else None,

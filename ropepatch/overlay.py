@@ -71,9 +71,7 @@ def write(
     body = gguf.scan(source.path(source.names[-1]))
     _check_edits(patch, head, body)
     if len(source.names) == 2 and not all(name.startswith("rope_") for name in head.tensors):
-        raise UsageError(
-            "the first shard holds weights", hint="without --overlay only that shard is rewritten"
-        )
+        raise UsageError("the first shard holds weights", hint="without --overlay only that shard is rewritten")
     try:
         _write_head(patch, head, body, target.path(target.names[0]))
         return _write_body(body, target.path(target.names[1]), link, progress)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import ropepatch
-from ropepatch import manifest, output
+from ropepatch import manifest, output, schemas
 from ropepatch.bundle import bundle_of
 from ropepatch.errors import CheckFailed, InputError, UsageError, WouldOverwrite
 from ropepatch.storage import files
@@ -345,6 +345,34 @@ def test_digests(gguf_file: Path, choice: str) -> None:
     none = choice == "none"
     assert document.subjects == {"out.gguf": None if none else digest(written)}
     assert document.inputs == {"model.gguf": None if none else digest(gguf_file)}
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("method", ["yarn", "mrrope-pro"])
+def test_full_digests_show_that_no_weight_changed(gguf_file: Path, method: str, in_place: bool, verify: bool) -> None:
+    """Full digests are those of both files and of the tensor data, before and after, as hashlib takes them."""
+    before = digest(gguf_file)
+    weights = hashlib.sha256(b"".join(array.tobytes() for array in engine.tensors_of(gguf_file).values())).hexdigest()
+    target = None if in_place else gguf_file.with_name("out.gguf")
+    written = target or gguf_file
+    document = (
+        ropepatch.open(gguf_file).patch(method, 4.0).write(target, in_place=in_place, digest="full", verify=verify)
+    )
+    assert document.inputs == {"model.gguf": before}
+    assert document.subjects == {written.name: digest(written)}
+    recorded = document.document["predicate"]["buildDefinition"]["internalParameters"]["ropepatch_tensorData"]
+    entry = recorded[written.name]
+    assert entry["before"] == entry["after"] == {"sha256": weights}
+    assert list(schemas.validator("manifest").iter_errors(document.document)) == []
+
+
+def test_a_changed_weight_shows_in_the_digests(gguf_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the comparison the digest of the tensor data is taken from the output itself: it betrays a bad copy."""
+    flip_in_copies(monkeypatch, at=1000)
+    document = ropepatch.open(gguf_file).patch("ntk", 4.0).write(gguf_file.with_name("o.gguf"), verify=False)
+    entry = document.document["predicate"]["buildDefinition"]["internalParameters"]["ropepatch_tensorData"]["o.gguf"]
+    assert entry["before"] != entry["after"]
 
 
 def test_impossible_choices_are_usage_errors(gguf_file: Path) -> None:

@@ -69,7 +69,7 @@ def test_the_input_is_as_it_was_and_the_manifest_says_what_was_made(model: Path)
     assert list(schemas.validator("manifest").iter_errors(record.document)) == []
     assert set(record.subjects) == {head.name, head.name.replace("00001-of", "00002-of")}
     assert record.verification
-    with pytest.raises(InputError, match="is an overlay; its input is as it was; delete its two files"):
+    with pytest.raises(InputError, match="is an overlay; its input is as it was; to undo it, delete its two files"):
         output.revert(head)
 
 

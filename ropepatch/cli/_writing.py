@@ -22,9 +22,7 @@ def writing_options(function: Callable[..., Any]) -> Callable[..., Any]:
         (
             click.option("-o", "--output", metavar="OUT", help="New file or folder; default: beside the input."),
             click.option("--in-place", is_flag=True, help="Change the input itself."),
-            click.option(
-                "--overlay", is_flag=True, help="GGUF: a small first shard over shared weights."
-            ),
+            click.option("--overlay", is_flag=True, help="GGUF: a small first shard over shared weights."),
             click.option(
                 "--body",
                 type=click.Choice(["auto", "hardlink", "symlink", "copy"]),

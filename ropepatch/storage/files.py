@@ -23,6 +23,13 @@ SHARED_FROM = 1 << 20
 Progress = Callable[[int], None]
 
 
+def expect(progress: Progress | None, count: int) -> None:
+    """Tell who watches, if it wants to know, that ``count`` more bytes will be reported."""
+    told = getattr(progress, "expect", None)
+    if told is not None:
+        told(count)
+
+
 def copy_range(source: int, target: int, offset: int, length: int, progress: Progress | None = None) -> None:
     """Append ``length`` bytes of ``source`` from ``offset`` to ``target``: blocks are shared where both ends of the
     copy lie alike in them and the file system can, the rest is copied by the kernel where it can.
@@ -190,6 +197,7 @@ def write_spliced(
     try:
         size = os.fstat(origin).st_size
         check_before(origin, source, splices, size)
+        expect(progress, size - sum(len(splice.before) for splice in splices))
         with appearing(target, overwrite=overwrite) as descriptor:
             for segment in segments(splices, size):
                 if isinstance(segment, bytes):
@@ -233,6 +241,7 @@ def clone_or_copy(source: Path, target: Path, *, progress: Progress | None = Non
     try:
         with appearing(target) as descriptor:
             if not kernel.clone(descriptor, origin):
+                expect(progress, os.fstat(origin).st_size)
                 copy_range(origin, descriptor, 0, os.fstat(origin).st_size, progress)
         shutil.copymode(source, target)
     finally:

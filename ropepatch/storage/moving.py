@@ -15,8 +15,8 @@ from ropepatch.errors import InputError
 from ropepatch.storage import files
 from ropepatch.storage.files import Progress
 
-#: bytes of one chunk, held in memory and on the disk beside the file
-CHUNK = 16 << 20
+#: bytes of one chunk, held in memory and up to twice on the disk beside the file
+CHUNK = 8 << 20
 
 
 def record_path(path: Path) -> Path:

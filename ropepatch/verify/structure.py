@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,22 +78,6 @@ def _compare(old: int, new: int, at_old: int, at_new: int, count: int, output: P
         raise CheckFailed(
             f"differs from the input near offset {at_new}, where nothing was to change", where=str(output)
         )
-
-
-def digests(paths: Sequence[Path], progress: Callable[[int], None] | None = None) -> list[str]:
-    """The sha256 of each file, taken at the same time on as many cores."""
-
-    def one(path: Path) -> str:
-        digest = hashlib.sha256()
-        with open(path, "rb", buffering=0) as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-                if progress:
-                    progress(len(chunk))
-        return digest.hexdigest()
-
-    with ThreadPoolExecutor(max_workers=max(len(paths), 1)) as pool:
-        return list(pool.map(one, paths))
 
 
 def frequencies(after: RopeProfile, reread: RopeProfile, output: Path) -> str:
