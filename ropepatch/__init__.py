@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ropepatch.doctor import Finding, doctor
     from ropepatch.manifest import Manifest
     from ropepatch.methods.base import Frequencies
-    from ropepatch.output import replay, revert
+    from ropepatch.output import recover, replay, revert
     from ropepatch.patch import Patch
     from ropepatch.profile import RopeGroup, RopeProfile
     from ropepatch.runtimes.readings import all_runtimes
@@ -35,6 +35,7 @@ _HOMES = {
     "diff": "diffing",
     "doctor": "doctor",
     "open": "checkpoint",
+    "recover": "output",
     "replay": "output",
     "revert": "output",
 }
@@ -54,6 +55,7 @@ __all__ = [
     "doctor",
     "errors",
     "open",
+    "recover",
     "replay",
     "revert",
 ]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ropepatch import manifest
 from ropepatch.errors import InputError, WouldOverwrite
-from ropepatch.storage import files
+from ropepatch.storage import files, journal
 from ropepatch.storage.splice import Splice
 
 Progress = Callable[[int], None]
@@ -19,7 +19,7 @@ Progress = Callable[[int], None]
 SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 #: characters of such a name behind its stem
 _TAIL = len("-00001-of-00001.gguf")
-_SKIPPED = {".git", ".cache", manifest.FOLDER_NAME}
+_SKIPPED = {".git", ".cache", manifest.FOLDER_NAME, journal.SUFFIX}
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pth", ".pt")
 #: files up to this size are copied rather than linked, so that editing one leaves the other alone
 _LINKED_FROM = 1 << 20
@@ -62,6 +62,11 @@ class Bundle:
         if self.kind == "folder":
             return self.root / manifest.FOLDER_NAME
         return self.root / (self.stem + manifest.FILE_SUFFIX)
+
+    @property
+    def journal(self) -> Path:
+        """Where the journal of a change in place stands."""
+        return self.root / (journal.SUFFIX if self.kind == "folder" else self.stem + journal.SUFFIX)
 
     def renamed(self, target: Path) -> Bundle:
         """The bundle that an output under ``target`` makes, with the files in the same order."""
@@ -108,6 +113,16 @@ def bundle_of(path: Path) -> Bundle:
         if not (path.parent / name).exists():
             raise InputError(f"shard {name} is missing", where=str(path), hint=f"all {count} shards have to be there")
     return Bundle(path.parent, names, "split")
+
+
+def journals(path: Path) -> list[Path]:
+    """The journals of interrupted changes that concern what ``path`` names: a folder, or a file in it."""
+    if path.is_dir():
+        return sorted(path.glob(f"*{journal.SUFFIX}"))
+    match = SHARD.match(path.name)
+    stem = match["stem"] if match else path.stem
+    found = (path.parent / journal.SUFFIX, path.with_name(stem + journal.SUFFIX))
+    return [candidate for candidate in found if os.path.lexists(candidate)]
 
 
 def tree(root: Path) -> list[str]:

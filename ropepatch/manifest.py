@@ -86,6 +86,11 @@ class Manifest:
         return found
 
     @property
+    def overlay(self) -> bool:
+        """Whether the output is an overlay, whose input is as it was."""
+        return "ropepatch_overlay" in self._definition["internalParameters"]
+
+    @property
     def verification(self) -> Mapping[str, Any] | None:
         """The verification report, None when it was not asked for."""
         for product in self.document["predicate"]["runDetails"].get("byproducts", []):
@@ -109,6 +114,8 @@ def build(
     verification: Mapping[str, Any] | None,
     previous: Mapping[str, Any] | None = None,
     source: str,
+    overlay: str | None = None,
+    tensor_data: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Manifest:
     """Put a manifest together.
 
@@ -121,6 +128,8 @@ def build(
         verification: the report of the check after writing.
         previous: the manifest that this one replaces.
         source: the input's name, which ``revert`` restores.
+        overlay: how an overlay's body was brought beside its head; None for other outputs.
+        tensor_data: size and sha256 of the tensor data before and after, by output file name, where they were taken.
     """
     internal: dict[str, Any] = {
         "edits": [edit.to_json() for edit in patch.edits],
@@ -130,6 +139,10 @@ def build(
     }
     if previous is not None:
         internal["ropepatch_previous"] = dict(previous)
+    if overlay is not None:
+        internal["ropepatch_overlay"] = {"body": overlay}
+    if tensor_data:
+        internal["ropepatch_tensorData"] = {name: dict(entry) for name, entry in tensor_data.items()}
     byproducts = []
     if verification is not None:
         byproducts.append(

@@ -8,23 +8,23 @@ import datetime
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ropepatch import bundle, checkpoint, manifest, splices
+from ropepatch import overlay as overlays
 from ropepatch.bundle import Bundle, Progress, bundle_of
 from ropepatch.errors import CheckFailed, InputError, UsageError, WouldOverwrite
+from ropepatch.evidence import Evidence
 from ropepatch.manifest import Manifest
 from ropepatch.patch import Patch, group_edits
-from ropepatch.storage import files
+from ropepatch.storage import files, journal, kernel
 from ropepatch.storage.splice import Splice, invert
 from ropepatch.verify import structure
 
 WEIGHTS = ("link", "copy", "none")
 DIGESTS = ("none", "header", "full")
-#: files that are hashed even where large ones are only linked or overwritten in place
-_SMALL = 32 << 20
 
 
 def source_of(patch: Patch) -> Bundle:
@@ -50,6 +50,8 @@ def write(
     weights: str = "link",
     digest: str | None = None,
     verify: bool = True,
+    overlay: bool = False,
+    body: str = "auto",
     progress: Progress | None = None,
 ) -> Manifest:
     """Write the patched checkpoint and its manifest.
@@ -62,6 +64,8 @@ def write(
         digest: ``none``, ``header`` (small files only) or ``full``; default full for the copy of a file, header for
             in place and linked weights.
         verify: check the output, and delete it when a check fails.
+        overlay: write a first shard without weights beside a body that it shares; see :mod:`ropepatch.overlay`.
+        body: how the body is brought there: ``auto``, ``hardlink``, ``symlink`` or ``copy``.
         progress: called with the number of bytes just moved.
 
     Raises:
@@ -73,6 +77,11 @@ def write(
     if in_place and output is not None:
         raise UsageError("in place and an output name exclude each other")
     source = source_of(patch)
+    if overlay and in_place:
+        raise UsageError("in place and overlay exclude each other")
+    if overlay:
+        output = output or default_output(patch)
+        return _Overlay(patch, source, overlays.target(output), digest or "header", body, progress).run(verify)
     target = source if in_place else source.renamed(output or default_output(patch))
     if not in_place:
         target.refuse_existing()
@@ -93,35 +102,28 @@ class _Job:
     def run(self, verify: bool) -> Manifest:
         started = manifest.now()
         edits = group_edits(self.patch.edits)
-        changes = {name: splices.for_file(self.source.path(name), items) for name, items in edits.items()}
-        before = self._digests(self.source) if self.in_place else {}
-        previous = manifest.read(self.target.manifest).document if self._chained() else None
-        if self.in_place:
-            return self._run_in_place(changes, started, verify, before, previous)
-        with _appearing(self.target) as work:
-            bundle.write(self.source, work, changes, self.weights, self.progress)
-            return self._finish(work, changes, started, verify, {}, None)
+        block = self._block(list(edits))
+        changes = {n: splices.for_file(self.source.path(n), items, block=block) for n, items in edits.items()}
+        with Evidence(self.source, edits, self.digest, self.progress) as evidence:
+            evidence.start()
+            if self.in_place:
+                evidence.wait()
+                previous = manifest.read(self.target.manifest).document if self.target.manifest.exists() else None
+                kept = [self.target.manifest.name]
+                with journal.change(self.target.journal, changes, kept, self.progress):
+                    return self._finish(self.target, changes, started, verify, evidence, previous)
+            with _appearing(self.target) as work:
+                evidence.foresee(changes)
+                bundle.write(self.source, work, changes, self.weights, self.progress)
+                return self._finish(work, changes, started, verify, evidence, None)
 
-    def _chained(self) -> bool:
-        return self.in_place and self.target.manifest.exists()
-
-    def _run_in_place(
-        self,
-        changes: Mapping[str, list[Splice]],
-        started: datetime.datetime,
-        verify: bool,
-        before: Mapping[str, Mapping[str, str]],
-        previous: Mapping[str, Any] | None,
-    ) -> Manifest:
-        try:
-            for name, items in changes.items():
-                files.apply_in_place(self.source.path(name), items, progress=self.progress)
-            return self._finish(self.target, changes, started, verify, before, previous)
-        except BaseException:
-            for name, items in changes.items():
-                with contextlib.suppress(InputError):  # this file was not changed yet
-                    files.apply_in_place(self.source.path(name), invert(items))
-            raise
+    def _block(self, names: Sequence[str]) -> int:
+        """The unit in which tensor data shall move: whole blocks in place, and where a new file can share them."""
+        folder = self.target.root if self.target.kind != "folder" else self.target.root.parent
+        large = [n for n in names if self.source.path(n).stat().st_size >= files.SHARED_FROM]
+        if self.in_place or any(kernel.shares_blocks(self.source.path(name), folder) for name in large):
+            return kernel.block_size(folder)
+        return 0
 
     def _finish(
         self,
@@ -129,33 +131,61 @@ class _Job:
         changes: Mapping[str, list[Splice]],
         started: datetime.datetime,
         verify: bool,
-        before: Mapping[str, Mapping[str, str]],
+        evidence: Evidence,
         previous: Mapping[str, Any] | None,
     ) -> Manifest:
         full = self.digest == "full"
         report = structure.check(self.patch, self.source, written, changes, full=full) if verify else None
         new_name = dict(zip(self.source.names, written.names, strict=True))
+        compared = verify and full and not self.in_place
         document = manifest.build(
             self.patch,
-            subjects=self._digests(written),
-            inputs=before or self._digests(self.source),
+            subjects=evidence.outputs(written, compared=compared),
+            inputs=evidence.inputs(),
             splices={new_name[name]: items for name, items in changes.items()},
             started=started,
             verification=report.to_json() if report else None,
             previous=previous,
             source=self.source.anchor.resolve().name,
+            tensor_data=evidence.tensor_data(written, compared=compared),
         )
         files.write_bytes(written.manifest, document.to_text().encode(), overwrite=self.in_place)
         return document
 
-    def _digests(self, of: Bundle) -> dict[str, dict[str, str]]:
-        present = [name for name in of.names if of.path(name).exists()]
-        wanted = [name for name in present if self._hashed(of.path(name))]
-        taken = dict(zip(wanted, structure.digests([of.path(n) for n in wanted], self.progress), strict=True))
-        return {name: {"sha256": taken[name]} if name in taken else {} for name in present}
 
-    def _hashed(self, path: Path) -> bool:
-        return self.digest == "full" or (self.digest == "header" and path.stat().st_size <= _SMALL)
+@dataclasses.dataclass
+class _Overlay:
+    patch: Patch
+    source: Bundle
+    target: Bundle
+    digest: str
+    body: str
+    progress: Progress | None
+
+    def run(self, verify: bool) -> Manifest:
+        started = manifest.now()
+        self.target.refuse_existing()
+        with _appearing(self.target) as work:
+            done = overlays.write(self.patch, self.source, work, link=self.body, progress=self.progress)
+            body = self.source.path(self.source.names[-1])
+            full = self.digest == "full"
+            report = structure.check_overlay(self.patch, body, work, done.splices, full=full) if verify else None
+            with Evidence(self.source, {}, self.digest, self.progress) as inputs:
+                inputs.start()
+                with Evidence(work, {}, self.digest, self.progress) as outputs:
+                    outputs.start()
+            document = manifest.build(
+                self.patch,
+                subjects=outputs.inputs(),
+                inputs=inputs.inputs(),
+                splices=done.splices,
+                started=started,
+                verification=report.to_json() if report else None,
+                source=self.source.anchor.resolve().name,
+                overlay=done.body,
+            )
+            files.write_bytes(work.manifest, document.to_text().encode())
+            return document
 
 
 @contextlib.contextmanager
@@ -204,17 +234,22 @@ def revert(
     ref = Path(ref)
     if not ref.exists():
         raise InputError("no such file or directory", where=str(ref))
+    for pending in bundle.journals(ref):
+        journal.refuse_pending(pending)
     patched = bundle_of(ref)
     record = manifest.read(patched.manifest)
+    if record.overlay:
+        raise InputError(
+            "is an overlay", where=str(ref), hint="its input is as it was; to undo it, delete its two files"
+        )
     changes = {name: invert(items) for name, items in record.splices.items()}
     if unknown := set(changes) - set(patched.names):
         raise InputError(f"the manifest speaks of {', '.join(sorted(unknown))}", where=str(patched.manifest))
     _check_still_the_output(patched, record)
     if in_place:
-        for name, items in changes.items():
-            files.apply_in_place(patched.path(name), items, progress=progress)
-        _check_restored(patched, patched, record, changes)
-        _restore_manifest(patched.manifest, record)
+        with journal.change(patched.journal, changes, [patched.manifest.name], progress):
+            _check_restored(patched, patched, record, changes)
+            _restore_manifest(patched.manifest, record)
         return patched.anchor
     target = patched.renamed(Path(output) if output else patched.default("reverted"))
     target.refuse_existing()
@@ -222,6 +257,30 @@ def revert(
         bundle.write(patched, work, changes, "link", progress)
         _check_restored(patched, work, record, changes)
     return target.anchor
+
+
+def recover(ref: str | Path, *, progress: Progress | None = None) -> list[Path]:
+    """Undo a change in place that was interrupted: the files and the manifest are as they were before it.
+
+    Args:
+        ref: the file (any shard of it) or folder.
+        progress: called with the number of bytes just moved.
+
+    Returns:
+        The files restored; none when nothing was interrupted.
+
+    Raises:
+        InputError: another process is at work on them, or they are not what the interrupted change left.
+    """
+    ref = Path(ref)
+    if not ref.parent.is_dir():
+        raise InputError("no such file or directory", where=str(ref))
+    found = []
+    for pending in bundle.journals(ref):
+        found += [pending.parent / name for name in journal.recover(pending, progress)]
+    if not found and not ref.exists():
+        raise InputError("no such file or directory", where=str(ref))
+    return found
 
 
 def _counterpart(name: str, model: checkpoint.Checkpoint) -> str:

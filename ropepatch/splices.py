@@ -17,8 +17,13 @@ from ropepatch.storage import splice
 from ropepatch.storage.splice import Splice
 
 
-def for_file(path: Path, edits: Sequence[Edit]) -> list[Splice]:
+def for_file(path: Path, edits: Sequence[Edit], *, block: int = 0) -> list[Splice]:
     """The splices that apply ``edits`` to the file at ``path``.
+
+    Args:
+        path: the file.
+        edits: what changes in it.
+        block: the data of a GGUF file may move by a multiple of this only; 0 for as few bytes as can be.
 
     Raises:
         InputError: the file does not hold what an edit says that it replaces.
@@ -27,7 +32,7 @@ def for_file(path: Path, edits: Sequence[Edit]) -> list[Splice]:
         return _safetensors(path, edits)
     if all(edit.target == "json" for edit in edits):
         return _json(path, edits)
-    return _gguf(path, edits)
+    return _gguf(path, edits, block)
 
 
 def _json(path: Path, edits: Sequence[Edit]) -> list[Splice]:
@@ -66,7 +71,7 @@ def _mismatch(path: Path, edit: Edit, found: object) -> InputError:
     )
 
 
-def _gguf(path: Path, edits: Sequence[Edit]) -> list[Splice]:
+def _gguf(path: Path, edits: Sequence[Edit], block: int) -> list[Splice]:
     header = gguf.scan(path)
     keys: dict[str, tuple[str, object] | None] = {}
     tensors = {}
@@ -81,7 +86,7 @@ def _gguf(path: Path, edits: Sequence[Edit]) -> list[Splice]:
             tensors[edit.name] = np.asarray(edit.after.data, dtype=np.float32).reshape(edit.after.shape or (-1,))
         else:
             raise InputError(f"cannot apply an edit of a {edit.target} to a GGUF file", where=f"{path}: {edit.name}")
-    return gguf.splices(header, keys, tensors)
+    return gguf.splices(header, keys, tensors, block=block)
 
 
 def _check_tensor(path: Path, header: gguf.Header, edit: Edit) -> None:

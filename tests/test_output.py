@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 import ropepatch
-from ropepatch import manifest, output
+from ropepatch import manifest, output, schemas
 from ropepatch.bundle import bundle_of
 from ropepatch.errors import CheckFailed, InputError, UsageError, WouldOverwrite
 from ropepatch.storage import files
@@ -189,11 +190,13 @@ def test_a_wrong_byte_in_copied_weights_is_found(folder: Path, weights: str, mon
     """Weights that had to be copied are compared too."""
 
     def refuse(*_: Any, **__: Any) -> None:
-        raise OSError("no links here")
+        raise OSError(errno.EXDEV, "no links here")
 
-    monkeypatch.setattr(files.fcntl, "ioctl", refuse)
+    monkeypatch.setattr(files.kernel.fcntl, "ioctl", refuse)
     original = os.link
-    monkeypatch.setattr(os, "link", lambda a, b: refuse() if str(a).endswith(".safetensors") else original(a, b))
+    monkeypatch.setattr(
+        os, "link", lambda a, b, **o: refuse() if str(a).endswith(".safetensors") else original(a, b, **o)
+    )
     flip_in_copies(monkeypatch, at=100)
     with pytest.raises(CheckFailed):
         ropepatch.open(folder).patch("yarn", 4.0).write(weights=weights, digest="full")
@@ -206,7 +209,7 @@ def wrong_value(edits: Any) -> Callable[..., Any]:
 
     original = splices.for_file
 
-    def other(path: Path, items: Any) -> Any:
+    def other(path: Path, items: Any, **options: Any) -> Any:
         import dataclasses
 
         changed = [
@@ -215,7 +218,7 @@ def wrong_value(edits: Any) -> Callable[..., Any]:
             else e
             for e in items
         ]
-        return original(path, changed)
+        return original(path, changed, **options)
 
     return other
 
@@ -342,6 +345,34 @@ def test_digests(gguf_file: Path, choice: str) -> None:
     none = choice == "none"
     assert document.subjects == {"out.gguf": None if none else digest(written)}
     assert document.inputs == {"model.gguf": None if none else digest(gguf_file)}
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("method", ["yarn", "mrrope-pro"])
+def test_full_digests_show_that_no_weight_changed(gguf_file: Path, method: str, in_place: bool, verify: bool) -> None:
+    """Full digests are those of both files and of the tensor data, before and after, as hashlib takes them."""
+    before = digest(gguf_file)
+    weights = hashlib.sha256(b"".join(array.tobytes() for array in engine.tensors_of(gguf_file).values())).hexdigest()
+    target = None if in_place else gguf_file.with_name("out.gguf")
+    written = target or gguf_file
+    document = (
+        ropepatch.open(gguf_file).patch(method, 4.0).write(target, in_place=in_place, digest="full", verify=verify)
+    )
+    assert document.inputs == {"model.gguf": before}
+    assert document.subjects == {written.name: digest(written)}
+    recorded = document.document["predicate"]["buildDefinition"]["internalParameters"]["ropepatch_tensorData"]
+    entry = recorded[written.name]
+    assert entry["before"] == entry["after"] == {"sha256": weights}
+    assert list(schemas.validator("manifest").iter_errors(document.document)) == []
+
+
+def test_a_changed_weight_shows_in_the_digests(gguf_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the comparison the digest of the tensor data is taken from the output itself: it betrays a bad copy."""
+    flip_in_copies(monkeypatch, at=1000)
+    document = ropepatch.open(gguf_file).patch("ntk", 4.0).write(gguf_file.with_name("o.gguf"), verify=False)
+    entry = document.document["predicate"]["buildDefinition"]["internalParameters"]["ropepatch_tensorData"]["o.gguf"]
+    assert entry["before"] != entry["after"]
 
 
 def test_impossible_choices_are_usage_errors(gguf_file: Path) -> None:

@@ -76,11 +76,19 @@ class Output:
             yield None
             return
         from rich.console import Console
-        from rich.progress import FileSizeColumn, Progress, SpinnerColumn, TextColumn, TransferSpeedColumn
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
 
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), FileSizeColumn(), TransferSpeedColumn())
+        known = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        columns = (TextColumn("{task.description}"), *known)
         with _Late(Progress(*columns, console=Console(stderr=True), transient=True), what) as late:
-            yield late.advance
+            yield late
 
 
 class _Late:
@@ -89,10 +97,16 @@ class _Late:
     def __init__(self, progress: Any, what: str) -> None:
         self.progress = progress
         self.task = progress.add_task(what, total=None)
+        self.total = 0
         self.started = False
         self.since = progress.get_time()
 
-    def advance(self, count: int) -> None:
+    def expect(self, count: int) -> None:
+        """Say how many more bytes there are to move or hash."""
+        self.total += count
+        self.progress.update(self.task, total=self.total)
+
+    def __call__(self, count: int) -> None:
         self.progress.update(self.task, advance=count)
         if not self.started and self.progress.get_time() - self.since > _PATIENCE:
             self.started = True

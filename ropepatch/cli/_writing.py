@@ -23,6 +23,14 @@ def writing_options(function: Callable[..., Any]) -> Callable[..., Any]:
         (
             click.option("-o", "--output", metavar="OUT", help="New file or folder; default: beside the input."),
             click.option("--in-place", is_flag=True, help="Change the input itself."),
+            click.option("--overlay", is_flag=True, help="GGUF: a small first shard over shared weights."),
+            click.option(
+                "--body",
+                type=click.Choice(["auto", "hardlink", "symlink", "copy"]),
+                default="auto",
+                show_default=True,
+                help="How the weights come beside an overlay.",
+            ),
             click.option("--dry-run", is_flag=True, help="Print the patch and write nothing."),
             click.option(
                 "--weights",
@@ -76,7 +84,17 @@ def _tell(out: Output, findings: Sequence[Finding], target: object) -> None:
             out.note(f"{one.rule} {one.message}", one.severity)
     quiet = sum(one.severity == "info" for one in findings)
     if quiet:
-        out.hint(f"{quiet} more of less weight: ropepatch doctor {target}")
+        rest = "a remark" if quiet == 1 else f"{quiet} remarks"
+        out.hint(f"{rest} on how engines read it: ropepatch doctor {target}")
+
+
+def recovered(out: Output, ref: str, in_place: bool) -> None:
+    """Undo an interrupted change before another one in place; other commands only say that there is one."""
+    if in_place and Path(ref).exists():
+        import ropepatch
+
+        for path in ropepatch.recover(ref):
+            out.note(f"an interrupted change of {path} was undone first")
 
 
 def finish(
@@ -89,6 +107,8 @@ def finish(
     weights: str,
     digest: str | None,
     verify: bool,
+    overlay: bool,
+    body: str,
     findings: Sequence[Finding] = (),
 ) -> None:
     """Print ``patch`` (``--dry-run``), or write it and tell what was written."""
@@ -96,14 +116,21 @@ def finish(
 
     if in_place and output is not None:
         raise UsageError("--in-place and -o exclude each other")
+    if in_place and overlay:
+        raise UsageError("--in-place and --overlay exclude each other")
+    if body != "auto" and not overlay:
+        raise UsageError("--body goes with --overlay")
     if dry_run:
         _show_patch(out, patch)
         _tell(out, findings, "OUTPUT")
         return
     from ropepatch import output as writer
+    from ropepatch import overlay as overlays
 
     source = writer.source_of(patch)
     target = source if in_place else source.renamed(Path(output) if output else writer.default_output(patch))
+    if overlay:
+        target = overlays.target(Path(output) if output else writer.default_output(patch))
     with out.progress("writing and checking") as progress:
         manifest = patch.write(
             None if in_place else target.anchor,
@@ -111,6 +138,8 @@ def finish(
             weights=weights,
             digest=digest,
             verify=verify,
+            overlay=overlay,
+            body=body,
             progress=progress,
         )
     if out.json:

@@ -9,7 +9,7 @@ import click
 
 from ropepatch.cli._options import complete_method, examples, standard
 from ropepatch.cli._output import Output
-from ropepatch.cli._writing import examined, finish, runtimes_option, writing_options
+from ropepatch.cli._writing import examined, finish, recovered, runtimes_option, writing_options
 
 if TYPE_CHECKING:
     from ropepatch.patch import Patch
@@ -74,8 +74,9 @@ def command(out: Output, refs: tuple[str, ...], wanted: tuple[str, ...], **optio
     Before anything is written the doctor's rules look at what it would be. An error, which is what an engine named with
     --for refuses or ignores, or every engine that reads the format, ends it; --force writes all the same.
     """
-    written = ("output", "in_place", "dry_run", "weights", "digest", "verify")
+    written = ("output", "in_place", "dry_run", "weights", "digest", "verify", "overlay", "body")
     writing = {name: options.pop(name) for name in written}
+    recovered(out, refs[-1] if refs else "", writing["in_place"] and not writing["dry_run"])
     patch = _patch(refs, options)
     findings = examined(out, patch, wanted, force=options["force"] or writing["dry_run"])
     finish(out, patch, findings=findings, **writing)

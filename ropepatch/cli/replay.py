@@ -8,7 +8,7 @@ import click
 
 from ropepatch.cli._options import examples, standard
 from ropepatch.cli._output import Output
-from ropepatch.cli._writing import finish, writing_options
+from ropepatch.cli._writing import finish, recovered, writing_options
 
 
 @click.command(epilog=examples("replay model-Q8_0-yarn-4x.ropepatch.json model-Q4_K_M.gguf"))
@@ -25,4 +25,5 @@ def command(out: Output, manifest: str, ref: str, **writing: Any) -> None:
     import ropepatch
     from ropepatch.cli import _records
 
+    recovered(out, ref, writing["in_place"] and not writing["dry_run"])
     finish(out, ropepatch.replay(_records.read(manifest), ref), **writing)

@@ -8,6 +8,7 @@ import click
 
 from ropepatch.cli._options import examples, standard
 from ropepatch.cli._output import Output
+from ropepatch.cli._writing import recovered
 
 
 @click.command(epilog=examples("revert model-yarn-4x.gguf", "revert model.gguf --in-place"))
@@ -25,6 +26,7 @@ def command(out: Output, ref: str, output: str | None, in_place: bool) -> None:
 
     if in_place and output is not None:
         raise UsageError("--in-place and -o exclude each other")
+    recovered(out, ref, in_place)
     with out.progress("restoring") as progress:
         restored = ropepatch.revert(
             Path(ref), output=Path(output) if output else None, in_place=in_place, progress=progress

@@ -46,6 +46,12 @@ TYPE_NAMES = {**{code: name for code, (name, _) in SCALARS.items()}, STRING: "ST
 TYPE_CODES = {name: code for code, name in TYPE_NAMES.items()}
 _WIDTHS = {code: struct.calcsize("<" + fmt) for code, (_, fmt) in SCALARS.items()}
 GGML_F32 = 0
+#: a text of blanks that takes what a header has to spare; engines ignore keys that they do not know
+PAD = "ropepatch.pad"
+
+#: the bytes of the last long arrays of texts by their count: a patch scans one vocabulary several times
+_VOCABULARIES: dict[int, bytes] = {}
+_MANY, _KEPT = 10_000, 16 << 20
 
 
 @dataclass(frozen=True)
@@ -70,13 +76,16 @@ class KeyValue:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One tensor record; ``offset`` counts from the start of the data section, ``size`` is in bytes."""
+    """One tensor record; ``offset`` counts from the start of the data section, ``size`` is in bytes, ``start`` and
+    ``end`` are file offsets of the record."""
 
     name: str
     shape: tuple[int, ...]
     type: int
     offset: int
     size: int
+    start: int
+    end: int
 
 
 @dataclass
@@ -259,6 +268,10 @@ class _Scanner:
         return ref
 
     def _skip_texts(self, count: int, key: str) -> None:
+        start, known = self.at, _VOCABULARIES.get(count, b"")
+        if known and self.data[start : start + len(known)] == known:
+            self.at += len(known)
+            return
         # The hot loop of the whole program: a vocabulary has 150,000 texts.
         unpack, data, at, size = self._structs["Q"].unpack_from, self.data, self.at, self.size
         for _ in range(count):
@@ -267,6 +280,11 @@ class _Scanner:
                 self.at = at
                 raise self.fail(f"a text of key {key!r} leaves the file")
         self.at = at
+        if count >= _MANY and at - start <= _KEPT:
+            _VOCABULARIES.pop(count, None)
+            _VOCABULARIES[count] = data[start:at]
+            while len(_VOCABULARIES) > 2:
+                _VOCABULARIES.pop(next(iter(_VOCABULARIES)))
 
     def _alignment(self, header: Header) -> int:
         record = header.keys.get("general.alignment")
@@ -280,6 +298,7 @@ class _Scanner:
         return alignment
 
     def _tensor(self, header: Header) -> None:
+        start = self.at
         name = self._text(MAX_NAME - 1).decode("utf-8", "surrogateescape")
         if name in header.tensors:
             raise self.fail(f"tensor {name!r} is repeated")
@@ -294,7 +313,7 @@ class _Scanner:
                 f"tensor {name!r} is at data offset {offset}, not {self.data_end} as those before it require"
             )
         self.data_end = _align(offset + size, header.alignment)
-        header.tensors[name] = TensorInfo(name, shape, kind, offset, size)
+        header.tensors[name] = TensorInfo(name, shape, kind, offset, size, start, self.at)
 
     def _size(self, name: str, shape: tuple[int, ...], kind: int) -> int:
         if kind not in TYPES:
@@ -352,6 +371,8 @@ def splices(
     header: Header,
     keys: Mapping[str, tuple[str, Any] | None],
     tensors: Mapping[str, npt.NDArray[np.float32]],
+    *,
+    block: int = 0,
 ) -> list[Splice]:
     """The splices that change ``keys`` and F32 ``tensors`` and nothing else.
 
@@ -362,19 +383,55 @@ def splices(
         header: the scanned header.
         keys: ``{key: (type name, value)}`` or ``{key: None}``.
         tensors: new F32 values by name, numpy order.
+        block: the tensor data may move by a multiple of this many bytes only: a text under ``ropepatch.pad`` takes up
+            the rest, and gives it back to later changes. 0 for as few bytes as can be; the text of an earlier change is
+            used up then, too.
 
     Raises:
         InputError: a value does not fit its type, a tensor its place, or ``general.alignment`` would change.
     """
     if "general.alignment" in keys:
         raise InputError("general.alignment cannot change: every tensor would move", where=str(header.path))
+    added = {name: values for name, values in tensors.items() if name not in header.tensors}
+    keys = {**keys, **_pad(header, keys, added, block)}
     with open(header.path, "rb") as file:
         source = file.fileno()
         changed = _key_splices(header, keys, source)
-        added = {name: values for name, values in tensors.items() if name not in header.tensors}
         changed += _padding_splices(header, keys, added, source, changed)
         changed += _data_splices(header, tensors, added, source)
     return [splice for splice in sorted(changed, key=lambda s: s.offset) if splice.before != splice.after]
+
+
+def _pad(
+    header: Header,
+    keys: Mapping[str, tuple[str, Any] | None],
+    added: Mapping[str, npt.NDArray[np.float32]],
+    block: int,
+) -> dict[str, tuple[str, Any] | None]:
+    """What becomes of the padding key with a change of ``keys``: nothing, deleted, or as long as whole blocks need."""
+    record = header.keys.get(PAD)
+    usable = record is None or record.type == STRING
+    if PAD in keys or not header.tensors or not usable or not (block or record):
+        return {}
+    growth = sum(len(_info(header, name, values, 0)) for name, values in added.items())
+    for key, value in keys.items():
+        old = header.keys.get(key)
+        growth += (len(encode_key(header, key, *value)) if value else 0) - (old.end - old.start if old else 0)
+    if growth == 0:
+        return {}
+    room = header.data_offset - header.infos_end - growth + (record.end - record.start if record else 0)
+    if 0 <= room < header.alignment:  # what every header pads with zeros
+        return {PAD: None}
+    empty, step = len(encode_key(header, PAD, "STRING", "")), max(block, header.alignment)
+    room += max(0, -(-(empty - room) // step) * step)
+    return {PAD: ("STRING", " " * (room - empty))}
+
+
+def _info(header: Header, name: str, values: npt.NDArray[np.float32], position: int) -> bytes:
+    """The record of an F32 tensor whose data are at ``position`` of the data section."""
+    shape = values.shape[::-1]
+    record = _text(header, name) + struct.pack(f"{header.endian}I{len(shape)}q", len(shape), *shape)
+    return record + struct.pack(f"{header.endian}iQ", GGML_F32, position)
 
 
 def _pread(source: int, start: int, end: int) -> bytes:
@@ -413,9 +470,7 @@ def _padding_splices(
     infos = b""
     position = header.data_size
     for name, values in added.items():
-        shape = values.shape[::-1]
-        infos += _text(header, name) + struct.pack(f"{header.endian}I{len(shape)}q", len(shape), *shape)
-        infos += struct.pack(f"{header.endian}iQ", GGML_F32, position)
+        infos += _info(header, name, values, position)
         position = _align(position + values.nbytes, header.alignment)
     growth = sum(len(s.after) - len(s.before) for s in changed) + len(records) + len(infos)
     padding_end = min(header.data_offset, header.size)

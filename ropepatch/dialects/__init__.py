@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ropepatch.bundle import journals
 from ropepatch.dialects.base import Dialect
 from ropepatch.errors import InputError
+from ropepatch.storage import journal
 
 
 def open(ref: str) -> Dialect:
     """The dialect that reads what ``ref`` names.
 
     Raises:
-        InputError: there is no such path, or nothing in it is a checkpoint.
+        InputError: there is no such path, nothing in it is a checkpoint, or a change of it was interrupted.
     """
     path = Path(ref)
     if not path.exists():
         raise InputError("no such file or directory", where=ref)
+    for pending in journals(path):
+        journal.refuse_pending(pending)
     if path.is_dir():
         return _open_folder(path)
     if path.suffix == ".gguf" or _starts_with(path, b"GGUF"):

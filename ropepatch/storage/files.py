@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
@@ -13,21 +12,33 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ropepatch.errors import InputError, WouldOverwrite
-from ropepatch.storage.splice import Splice, check, same_size, segments
+from ropepatch.storage import kernel
+from ropepatch.storage.splice import Splice, check, segments
 
 #: One request to the kernel; progress is reported between requests.
 CHUNK = 64 << 20
-_FICLONE = 0x40049409
+#: a range has to be this long before sharing its blocks is worth the calls
+SHARED_FROM = 1 << 20
 
 Progress = Callable[[int], None]
 
 
+def expect(progress: Progress | None, count: int) -> None:
+    """Tell who watches, if it wants to know, that ``count`` more bytes will be reported."""
+    told = getattr(progress, "expect", None)
+    if told is not None:
+        told(count)
+
+
 def copy_range(source: int, target: int, offset: int, length: int, progress: Progress | None = None) -> None:
-    """Append ``length`` bytes of ``source`` from ``offset`` to ``target``, by the kernel where it can.
+    """Append ``length`` bytes of ``source`` from ``offset`` to ``target``: blocks are shared where both ends of the
+    copy lie alike in them and the file system can, the rest is copied by the kernel where it can.
 
     Raises:
         InputError: the source ends early.
     """
+    if length >= SHARED_FROM:
+        offset, length = _share(source, target, offset, length, progress)
     by_kernel = hasattr(os, "copy_file_range")
     while length:
         count = min(length, CHUNK)
@@ -46,6 +57,27 @@ def copy_range(source: int, target: int, offset: int, length: int, progress: Pro
         offset, length = offset + done, length - done
         if progress:
             progress(done)
+
+
+def _share(source: int, target: int, offset: int, length: int, progress: Progress | None) -> tuple[int, int]:
+    """Share as many whole blocks as lie alike; returns the offset and length of what is left to copy."""
+    at = os.lseek(target, 0, os.SEEK_CUR)
+    block = kernel.block_size(target)
+    head = -offset % block
+    whole = (length - head) // block * block
+    if (at - offset) % block or whole <= 0:
+        return offset, length
+    if not kernel.clone_range(target, source, offset + head, whole, at + head):
+        return offset, length
+    if head:
+        copied = os.pread(source, head, offset)
+        if len(copied) != head:
+            raise InputError("the file ends before its own header says", where=f"offset {offset}")
+        _write_all(target, copied)
+    os.lseek(target, at + head + whole, os.SEEK_SET)
+    if progress:
+        progress(head + whole)
+    return offset + head + whole, length - head - whole
 
 
 def _write_all(target: int, data: bytes) -> int:
@@ -67,22 +99,53 @@ def appearing(path: Path, *, overwrite: bool = False) -> Iterator[int]:
     """
     if not overwrite and os.path.lexists(path):
         raise WouldOverwrite("exists already", where=str(path), hint="choose another name with -o")
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    descriptor, name = kernel.unnamed(path.parent), None
+    if descriptor is None:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     try:
         yield descriptor
         os.fchmod(descriptor, 0o666 & ~umask())
         os.fsync(descriptor)
-        if overwrite:
-            os.replace(name, path)
-        else:
-            _rename_new(name, path)
+        if name is not None or overwrite or not _name_new(descriptor, path):
+            name = name or _part_name(descriptor, path)
+            if overwrite:
+                os.replace(name, path)
+            else:
+                _rename_new(name, path)
         sync_folder(path.parent)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+        if name is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
         raise
     finally:
         os.close(descriptor)
+
+
+def _name_new(descriptor: int, path: Path) -> bool:
+    """Put a file without a name under its own; False where the system cannot name it."""
+    try:
+        kernel.give_name(descriptor, path)
+    except FileExistsError:
+        raise WouldOverwrite("appeared while it was being written", where=str(path)) from None
+    except OSError as error:
+        if error.errno not in (*kernel.UNABLE, errno.ENOENT):
+            raise
+        return False
+    return True
+
+
+def _part_name(descriptor: int, path: Path) -> str:
+    """A temporary name for a file without one: only a name can take the place of another."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(part)  # an earlier process of this number was killed between two steps
+    if not _name_new(descriptor, part):
+        with open(part, "xb", buffering=0) as named:
+            copy_range(descriptor, named.fileno(), 0, os.fstat(descriptor).st_size)
+            os.fchmod(named.fileno(), 0o666 & ~umask())
+            os.fsync(named.fileno())
+    return str(part)
 
 
 def _rename_new(name: str, path: Path) -> None:
@@ -133,7 +196,8 @@ def write_spliced(
     origin = os.open(source, os.O_RDONLY)
     try:
         size = os.fstat(origin).st_size
-        _check_before(origin, source, splices, size)
+        check_before(origin, source, splices, size)
+        expect(progress, size - sum(len(splice.before) for splice in splices))
         with appearing(target, overwrite=overwrite) as descriptor:
             for segment in segments(splices, size):
                 if isinstance(segment, bytes):
@@ -144,27 +208,20 @@ def write_spliced(
         os.close(origin)
 
 
-def apply_in_place(path: Path, splices: Sequence[Splice], *, progress: Progress | None = None) -> None:
-    """Apply ``splices`` to ``path`` itself: overwritten when no length changes, else rewritten and renamed.
+def write_at(descriptor: int, data: bytes, offset: int) -> None:
+    """Write all of ``data`` at ``offset``."""
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(descriptor, view, offset)
+        view, offset = view[count:], offset + count
+
+
+def check_before(descriptor: int, path: Path, splices: Sequence[Splice], size: int) -> None:
+    """Hold what a file has against what the splices replace.
 
     Raises:
-        InputError: the file does not hold the bytes that a splice expects.
+        InputError: a splice leaves the file, or expects other bytes.
     """
-    shared = path.is_symlink() or path.stat().st_nlink > 1  # overwriting would change the other name's file too
-    if shared or not same_size(splices):
-        write_spliced(path, path, splices, overwrite=True, progress=progress)
-        return
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        _check_before(descriptor, path, splices, os.fstat(descriptor).st_size)
-        for splice in splices:
-            os.pwrite(descriptor, splice.after, splice.offset)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _check_before(descriptor: int, path: Path, splices: Sequence[Splice], size: int) -> None:
     try:
         check(splices, size)
     except ValueError as error:
@@ -183,13 +240,16 @@ def clone_or_copy(source: Path, target: Path, *, progress: Progress | None = Non
     origin = os.open(source, os.O_RDONLY)
     try:
         with appearing(target) as descriptor:
-            try:
-                fcntl.ioctl(descriptor, _FICLONE, origin)
-            except OSError:
+            if not kernel.clone(descriptor, origin):
+                expect(progress, os.fstat(origin).st_size)
                 copy_range(origin, descriptor, 0, os.fstat(origin).st_size, progress)
         shutil.copymode(source, target)
     finally:
         os.close(origin)
+
+
+class _NoReflink(Exception):
+    pass
 
 
 def link_or_copy(source: Path, target: Path, *, progress: Progress | None = None) -> str:
@@ -203,9 +263,10 @@ def link_or_copy(source: Path, target: Path, *, progress: Progress | None = None
     origin = os.open(source, os.O_RDONLY)
     try:
         with appearing(target) as descriptor:
-            fcntl.ioctl(descriptor, _FICLONE, origin)
+            if not kernel.clone(descriptor, origin):
+                raise _NoReflink
         return "reflink"
-    except OSError:
+    except _NoReflink:
         pass
     finally:
         os.close(origin)

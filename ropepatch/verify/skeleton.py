@@ -14,6 +14,8 @@ from ropepatch.errors import CheckFailed
 
 #: headers up to this size go to the reader as they are
 _SMALL = 256 << 10
+#: of the other tensors as many records are shown; the library takes half a millisecond for each
+_RECORDS = 64
 
 
 @dataclass(frozen=True)
@@ -68,20 +70,26 @@ def _read(path: Path) -> Seen:
 
 
 def _write_skeleton(header: gguf.Header, copy: Path) -> None:
-    """Scalars, tensor records and the factor tensors; the rest of the data is a hole."""
+    """Scalars, the factor tensors, and records of some others; the rest of the data is a hole."""
     scalars = [record for record in header.keys.values() if record.type != gguf.ARRAY]
     with open(header.path, "rb") as file, open(copy, "wb") as out:
         out.write(file.read(8))
-        out.write(struct.pack(f"{header.endian}qq", len(header.tensors), len(scalars)))
+        shown = [info for number, info in enumerate(header.tensors.values()) if number < _RECORDS or _is_factors(info)]
+        out.write(struct.pack(f"{header.endian}qq", len(shown), len(scalars)))
         for record in scalars:
             file.seek(record.start)
             out.write(file.read(record.end - record.start))
-        file.seek(header.kv_end)
-        out.write(file.read(header.infos_end - header.kv_end))
+        for info in shown:
+            file.seek(info.start)
+            out.write(file.read(info.end - info.start))
         data = -(-out.tell() // header.alignment) * header.alignment
-        for info in header.tensors.values():
-            if info.name.startswith("rope_") and info.size <= 1 << 18:
+        for info in shown:
+            if _is_factors(info):
                 file.seek(header.data_offset + info.offset)
                 out.seek(data + info.offset)
                 out.write(file.read(info.size))
         out.truncate(data + header.data_size)
+
+
+def _is_factors(info: gguf.TensorInfo) -> bool:
+    return info.name.startswith("rope_") and info.size <= 1 << 18

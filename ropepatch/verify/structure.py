@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,22 +78,6 @@ def _compare(old: int, new: int, at_old: int, at_new: int, count: int, output: P
         raise CheckFailed(
             f"differs from the input near offset {at_new}, where nothing was to change", where=str(output)
         )
-
-
-def digests(paths: Sequence[Path], progress: Callable[[int], None] | None = None) -> list[str]:
-    """The sha256 of each file, taken at the same time on as many cores."""
-
-    def one(path: Path) -> str:
-        digest = hashlib.sha256()
-        with open(path, "rb", buffering=0) as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-                if progress:
-                    progress(len(chunk))
-        return digest.hexdigest()
-
-    with ThreadPoolExecutor(max_workers=max(len(paths), 1)) as pool:
-        return list(pool.map(one, paths))
 
 
 def frequencies(after: RopeProfile, reread: RopeProfile, output: Path) -> str:
@@ -288,6 +270,29 @@ def _checks(patch: Patch, source: Bundle, output: Bundle, splices: Mapping[str, 
     named = new_name.get(Path(patch.ref).name) if not Path(patch.ref).is_dir() else None
     reread = ropepatch.checkpoint.open(output.path(named) if named else output.anchor).profile
     report.passed("frequencies", frequencies(patch.after, reread, output.anchor))
+    return report
+
+
+def check_overlay(
+    patch: Patch, body: Path, output: Bundle, splices: Mapping[str, list[Splice]], *, full: bool
+) -> Report:
+    """The same for an overlay: its head by the gguf library, its body against the input's, the frequencies of both.
+
+    Raises:
+        CheckFailed: the first check that does not hold.
+    """
+    import ropepatch.checkpoint
+
+    report = Report()
+    head, shared = (output.path(name) for name in output.names)
+    try:
+        report.passed("reader", gguf_reader(head, patch.edits))
+        if not os.path.samefile(body, shared):
+            report.passed("unchanged", unchanged_bytes(body, shared, splices.get(shared.name, []), full=full))
+        reread = ropepatch.checkpoint.open(head).profile
+    except (InputError, ValueError) as error:
+        raise CheckFailed(f"cannot be read back: {error}", where=str(head)) from None
+    report.passed("frequencies", frequencies(patch.after, reread, head))
     return report
 
 

@@ -141,18 +141,23 @@ def changes(draw: st.DrawFn, content: GgufFile) -> tuple[dict[str, tuple[str, An
 @settings(max_examples=150)
 @given(st.data(), gguf_files())
 def test_splices_change_what_is_asked_and_nothing_else(folder: Path, data: st.DataObject, content: GgufFile) -> None:
-    """After any edits the library reads the new values, every other key, tensor and trailing byte, and it inverts."""
+    """After any edits the library reads the new values, every other key, tensor and trailing byte, and it inverts; a
+    block size moves the data by whole blocks."""
     keys, tensors = data.draw(changes(content))
     source, target, back = folder / "source.gguf", folder / "target.gguf", folder / "back.gguf"
     write(source, content)
     before = source.read_bytes()
     old_keys, old_tensors = read(source)
-    splices = gguf.splices(gguf.scan(source), keys, tensors)
+    block = data.draw(st.sampled_from([0, 512, 4096]))
+    old_header = gguf.scan(source)
+    splices = gguf.splices(old_header, keys, tensors, block=block)
     for path in (target, back):
         path.unlink(missing_ok=True)
     write_spliced(source, target, splices)
 
     new_keys, new_tensors = read(target)
+    padding = new_keys.pop(gguf.PAD, None)
+    assert block or padding is None
     wanted = {k: v for k, v in {**old_keys, **keys}.items() if v is not None}
     assert comparable(new_keys) == comparable(wanted)
     assert list(new_keys) == list(wanted)
@@ -162,6 +167,8 @@ def test_splices_change_what_is_asked_and_nothing_else(folder: Path, data: st.Da
     header = gguf.scan(target)  # our own scanner refuses offsets that are not cumulative
     assert header.version == content.version
     assert header.data_offset % header.alignment == 0
+    if block and old_tensors:
+        assert (header.data_offset - old_header.data_offset) % block == 0
     assert target.read_bytes().endswith(content.trailing)
     if any(name not in old_tensors for name in tensors):
         assert len(target.read_bytes()) - len(content.trailing) == header.data_offset + header.data_size
@@ -170,6 +177,23 @@ def test_splices_change_what_is_asked_and_nothing_else(folder: Path, data: st.Da
     write_spliced(target, back, invert(splices))
     assert back.read_bytes() == before
     assert [Splice.from_json(s.to_json()) for s in splices] == splices
+
+
+def test_the_padding_of_one_change_is_the_room_of_the_next(tmp_path: Path) -> None:
+    """The first change makes room for a block, later ones and their undoing move nothing until it is used up."""
+    path = write(tmp_path / "m.gguf", GgufFile({}, {"t.a": (3,)}))
+    start = gguf.scan(path).data_offset
+    for number, moved in enumerate((4096, 4096, 4096, 8192)):
+        change = {f"new.{number}": ("STRING", "x" * 1300)}
+        splices = gguf.splices(gguf.scan(path), change, {}, block=4096)
+        write_spliced(path, path, splices, overwrite=True)
+        assert gguf.scan(path).data_offset == start + moved
+    delete = dict.fromkeys(f"new.{number}" for number in range(4))
+    write_spliced(path, path, gguf.splices(gguf.scan(path), delete, {}, block=4096), overwrite=True)
+    assert gguf.scan(path).data_offset == start + 8192
+    write_spliced(path, path, gguf.splices(gguf.scan(path), {"one.more": ("UINT32", 1)}, {}), overwrite=True)
+    assert gguf.scan(path).data_offset == start + 8192
+    assert set(read(path)[0]) == {"general.architecture", "one.more", gguf.PAD}
 
 
 @given(gguf_files())

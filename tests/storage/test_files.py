@@ -133,58 +133,12 @@ def test_splices_of_another_file_are_refused(source: Path) -> None:
     wrong = [Splice(10, b"not these", b"x")]
     for act in (
         lambda: files.write_spliced(source, source.with_name("new"), wrong),
-        lambda: files.apply_in_place(source, wrong),
-        lambda: files.apply_in_place(source, [Splice(10, b"123456789", b"987654321")]),
         lambda: files.write_spliced(source, source.with_name("new"), [Splice(len(OLD), b"x", b"")]),
     ):
         with pytest.raises(InputError, match=r"holds other bytes|leaves the file"):
             act()
     assert names(source) == ["model.bin"]
     assert source.read_bytes() == OLD
-
-
-def test_in_place_of_the_same_length_keeps_the_file(source: Path) -> None:
-    """Values of the same length are overwritten in the same inode: nothing else is written."""
-    inode = source.stat().st_ino
-    files.apply_in_place(source, [Splice(8, OLD[8:12], b"abcd")])
-    assert source.read_bytes() == OLD[:8] + b"abcd" + OLD[12:]
-    assert source.stat().st_ino == inode
-
-
-@pytest.mark.parametrize("link", [os.link, os.symlink])
-def test_in_place_never_changes_a_file_under_another_name(source: Path, link: Callable[[Path, Path], None]) -> None:
-    """A hard link (how weights are shared) or the target of a symbolic one (the Hub's cache) keeps the old bytes."""
-    other = source.with_name("other")
-    link(source, other)
-    files.apply_in_place(other, [Splice(8, OLD[8:12], b"abcd")])
-    assert other.read_bytes() == OLD[:8] + b"abcd" + OLD[12:]
-    assert source.read_bytes() == OLD
-    assert names(source) == ["model.bin", "other"]
-
-
-def test_in_place_of_another_length_replaces_the_file(source: Path) -> None:
-    """A file that grows is written anew and takes the name at once; a hard link keeps the old bytes."""
-    other = source.with_name("other")
-    os.link(source, other)
-    files.apply_in_place(source, SPLICES)
-    assert source.read_bytes() == spliced()
-    assert other.read_bytes() == OLD
-    files.apply_in_place(source, invert(SPLICES))
-    assert source.read_bytes() == OLD
-    assert names(source) == ["model.bin", "other"]
-
-
-def test_an_interrupt_in_place_keeps_the_old_file(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A growing file that could not be finished is still the old one."""
-
-    def stop(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(files, "copy_range", stop)
-    with pytest.raises(KeyboardInterrupt):
-        files.apply_in_place(source, SPLICES)
-    assert source.read_bytes() == OLD
-    assert names(source) == ["model.bin"]
 
 
 def test_a_new_file_has_the_usual_mode(source: Path) -> None:
@@ -224,7 +178,7 @@ def test_link_or_copy_falls_back_to_a_copy(source: Path, monkeypatch: pytest.Mon
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError(errno.EXDEV, "other file system")
 
-    monkeypatch.setattr(files.fcntl, "ioctl", refuse)
+    monkeypatch.setattr(files.kernel.fcntl, "ioctl", refuse)
     with monkeypatch.context() as inner:
         inner.setattr(os, "link", refuse)
         target = source.with_name("copied")

@@ -1,0 +1,270 @@
+"""The journal of a change in place: what the files beside it held before.
+
+It appears whole before the first byte of a file changes, and is removed when all of the change is done: files,
+verification and manifest. As long as it stands, :func:`recover` restores the old files and the old manifest from
+whatever state they are in. A change is therefore either done or undone, never in between.
+
+The file is one line of JSON, then the bytes that the line counts, one range after the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+from ropepatch.errors import InputError
+from ropepatch.storage import files, in_place, kernel, moving
+from ropepatch.storage.in_place import Plan
+from ropepatch.storage.splice import Splice
+
+SCHEMA = "ropepatch.journal/1"
+#: how a journal's name ends
+SUFFIX = ".ropepatch-journal"
+#: a journal's first line is never longer
+_LINE_LIMIT = 64 << 20
+#: journals of changes that this process is in the middle of: it may read what it writes
+_OURS: set[str] = set()
+
+
+@contextlib.contextmanager
+def change(
+    journal: Path,
+    changes: Mapping[str, Sequence[Splice]],
+    kept: Sequence[str],
+    progress: files.Progress | None = None,
+) -> Iterator[list[Plan]]:
+    """Apply ``changes`` to files beside ``journal``; undo them when the block fails, or when the process dies in it.
+
+    Args:
+        journal: where the journal shall stand.
+        changes: splices by file name, relative to the journal's folder.
+        kept: small files that the block will write, or remove, and that an undo restores.
+        progress: called with the number of bytes just moved.
+
+    Yields:
+        How each file was changed.
+
+    Raises:
+        InputError: a file does not hold what the splices expect, another process is changing one, or an earlier change
+            was interrupted and not yet undone.
+    """
+    root = journal.parent
+    with contextlib.ExitStack() as stack:
+        for name in changes:
+            stack.enter_context(_locked(root / name))
+        refuse_pending(journal)
+        plans = [in_place.plan(root / name, splices, name) for name, splices in changes.items()]
+        for name in changes:
+            moving.forget(root / name)  # a record that an earlier change left behind belongs to no journal
+        stack.callback(os.close, _write(journal, plans, kept))
+        stack.callback(_OURS.discard, os.path.realpath(journal))
+        _OURS.add(os.path.realpath(journal))
+        try:
+            for plan in plans:
+                in_place.apply(root / plan.name, plan, progress=progress)
+            yield plans
+        except BaseException:
+            _undo(journal, plans, _read(journal)[1], None)
+            raise
+        _remove(journal)
+        with contextlib.suppress(OSError):  # the change is done; a record that stays hurts nobody
+            for name in changes:
+                moving.forget(root / name)
+
+
+def refuse_pending(journal: Path) -> None:
+    """Raise when a change of the files beside ``journal`` is going on, or was interrupted.
+
+    Raises:
+        InputError: naming the process, or the command that helps.
+    """
+    if not os.path.lexists(journal) or os.path.realpath(journal) in _OURS:
+        return
+    with contextlib.suppress(FileNotFoundError), _locked(journal):
+        raise InputError(
+            "a change of it was interrupted",
+            where=str(journal).removesuffix(SUFFIX),
+            hint=f"ropepatch recover restores it from {journal.name}",
+        )
+
+
+def recover(journal: Path, progress: files.Progress | None = None) -> list[str]:
+    """Undo the interrupted change that ``journal`` tells of, and remove it.
+
+    Returns:
+        The names of the files that were restored; none when there is no journal.
+
+    Raises:
+        InputError: another process is at work, the journal is not whole, or a file is not one that the change left.
+    """
+    root = journal.parent
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(_locked(journal))
+        except FileNotFoundError:
+            return []
+        plans, kept = _read(journal)
+        for plan in plans:
+            if not (root / plan.name).exists():
+                raise InputError("is gone", where=str(root / plan.name), hint=f"remove {journal} if that is right")
+            stack.enter_context(_locked(root / plan.name))
+        _undo(journal, plans, kept, progress)
+    for name in (*(plan.name for plan in plans), *kept):
+        _sweep(root / name)
+        _sweep(moving.record_path(root / name))
+    return [plan.name for plan in plans]
+
+
+def _undo(journal: Path, plans: Sequence[Plan], kept: Mapping[str, bytes | None], progress: Any) -> None:
+    root = journal.parent
+    for plan in plans:
+        in_place.undo(root / plan.name, plan, progress=progress)
+    for name, data in kept.items():
+        if data is None:
+            (root / name).unlink(missing_ok=True)
+        elif not (root / name).exists() or (root / name).read_bytes() != data:
+            files.write_bytes(root / name, data, overwrite=True)
+    files.sync_folder(root)
+    for plan in plans:
+        moving.forget(root / plan.name)
+    _remove(journal)
+
+
+def _remove(journal: Path) -> None:
+    journal.unlink()
+    files.sync_folder(journal.parent)
+
+
+def _sweep(path: Path) -> None:
+    """Remove unfinished files that killed processes left beside ``path``."""
+    for stray in path.parent.glob(f".{_escaped(path.name)}.*.part"):
+        stray.unlink(missing_ok=True)
+
+
+def _escaped(name: str) -> str:
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+
+
+def _write(journal: Path, plans: Sequence[Plan], kept: Sequence[str]) -> int:
+    """Write the journal whole: every range that will be overwritten, and every kept file.
+
+    Returns:
+        A descriptor that holds the journal's lock; it was taken before the journal had its name.
+    """
+    blobs: list[bytes] = []
+    entries = []
+    for plan in plans:
+        zones = []
+        for zone in plan.zones:
+            after = zone.after if plan.kind == in_place.REWRITE else b""  # only a rewrite is undone by splices
+            zones.append([zone.offset, len(zone.before), len(after)])
+            blobs += [zone.before, after]
+        entries.append(
+            {
+                "name": plan.name,
+                "kind": plan.kind,
+                "size": plan.size,
+                "new_size": plan.new_size,
+                "body": list(plan.body),
+                "move": plan.move,
+                "zones": zones,
+            }
+        )
+    old: dict[str, int | None] = {}
+    for name in kept:
+        path = journal.parent / name
+        old[name] = None
+        if path.exists():
+            blobs.append(path.read_bytes())
+            old[name] = len(blobs[-1])
+    line = json.dumps({"schema": SCHEMA, "process": os.getpid(), "files": entries, "kept": old}).encode() + b"\n"
+    with files.appearing(journal) as descriptor:
+        position = 0
+        for blob in (line, *blobs):
+            files.write_at(descriptor, blob, position)
+            position += len(blob)
+        kernel.lock(descriptor)
+        return os.dup(descriptor)
+
+
+def _read(journal: Path) -> tuple[list[Plan], dict[str, bytes | None]]:
+    try:
+        with open(journal, "rb") as file:
+            document = json.loads(file.readline(_LINE_LIMIT))
+            if document["schema"] != SCHEMA:
+                raise ValueError("another schema")
+            plans = [_plan(entry, file) for entry in document["files"]]
+            kept = {_beside(name): None if n is None else _exactly(file, n) for name, n in document["kept"].items()}
+            if file.read(1):
+                raise ValueError("bytes behind its end")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"is not a whole journal: {error}", where=str(journal)) from None
+    return plans, kept
+
+
+def _plan(entry: Mapping[str, Any], file: Any) -> Plan:
+    zones = []
+    for offset, before, after in entry["zones"]:
+        zones.append(Splice(_natural(offset), _exactly(file, before), _exactly(file, after)))
+    start, end = map(_natural, entry["body"])
+    if entry["kind"] not in (in_place.OVERWRITE, in_place.RANGE, in_place.SHIFT, in_place.REWRITE):
+        raise ValueError(f"unknown kind {entry['kind']!r}")
+    return Plan(
+        _beside(entry["name"]),
+        entry["kind"],
+        _natural(entry["size"]),
+        _natural(entry["new_size"]),
+        (start, end),
+        int(entry["move"]),
+        tuple(zones),
+    )
+
+
+def _natural(value: Any) -> int:
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(f"{value!r} is no length")
+    return value
+
+
+def _beside(name: str) -> str:
+    """A file name that stays below the journal's folder: a journal may come with somebody else's files."""
+    path = PurePath(name)
+    if not name or path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"{name!r} is not beside it")
+    return name
+
+
+def _exactly(file: Any, count: int) -> bytes:
+    if _natural(count) > os.fstat(file.fileno()).st_size:
+        raise ValueError("it ends early")
+    data: bytes = file.read(count)
+    if len(data) != count:
+        raise ValueError("it ends early")
+    return data
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file.
+
+    Raises:
+        InputError: another process holds it, or put another file under its name meanwhile.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if not kernel.lock(descriptor):
+            holder = kernel.lock_holder(descriptor)
+            raise InputError(
+                f"is being changed by {f'process {holder}' if holder else 'another process'}",
+                where=str(path).removesuffix(SUFFIX),
+                hint="try again when that has ended",
+            )
+        if not os.path.samestat(os.fstat(descriptor), os.stat(path)):
+            raise InputError("was just replaced by another process", where=str(path), hint="try again")
+        yield
+    finally:
+        os.close(descriptor)
