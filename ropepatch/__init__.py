@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ropepatch.output import replay, revert
     from ropepatch.patch import Patch
     from ropepatch.profile import RopeGroup, RopeProfile
+    from ropepatch.verify.verification import Verification, verify
 
 _HOMES = {
     "Checkpoint": "checkpoint",
@@ -28,10 +29,12 @@ _HOMES = {
     "Patch": "patch",
     "RopeGroup": "profile",
     "RopeProfile": "profile",
+    "Verification": "verify.verification",
     "diff": "diffing",
     "open": "checkpoint",
     "replay": "output",
     "revert": "output",
+    "verify": "",  # the room itself, which can be called
 }
 
 __all__ = [
@@ -42,12 +45,14 @@ __all__ = [
     "Patch",
     "RopeGroup",
     "RopeProfile",
+    "Verification",
     "__version__",
     "diff",
     "errors",
     "open",
     "replay",
     "revert",
+    "verify",
 ]
 
 
@@ -55,6 +60,8 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if not home:
+        return importlib.import_module(f"{__name__}.{name}")
     value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
     globals()[name] = value
     return value
