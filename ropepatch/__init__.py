@@ -12,6 +12,7 @@ from ropepatch import errors
 from ropepatch._version import __version__
 
 if TYPE_CHECKING:
+    from ropepatch.audit.run import Audit, audit
     from ropepatch.checkpoint import Checkpoint, open
     from ropepatch.diffing import Diff, diff
     from ropepatch.manifest import Manifest
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ropepatch.verify.verification import Verification, verify
 
 _HOMES = {
+    "Audit": "audit.run",
     "Checkpoint": "checkpoint",
     "Diff": "diffing",
     "Frequencies": "methods.base",
@@ -30,14 +32,16 @@ _HOMES = {
     "RopeGroup": "profile",
     "RopeProfile": "profile",
     "Verification": "verify.verification",
+    "audit": "",  # a room that can be called
     "diff": "diffing",
     "open": "checkpoint",
     "replay": "output",
     "revert": "output",
-    "verify": "",  # the room itself, which can be called
+    "verify": "",  # likewise
 }
 
 __all__ = [
+    "Audit",
     "Checkpoint",
     "Diff",
     "Frequencies",
@@ -47,6 +51,7 @@ __all__ = [
     "RopeProfile",
     "Verification",
     "__version__",
+    "audit",
     "diff",
     "errors",
     "open",

@@ -12,7 +12,7 @@ import click
 from ropepatch._version import __version__
 
 #: in the order of the help; each is a module here that holds `command`
-COMMANDS = ("inspect", "freqs", "methods", "explain", "apply", "diff", "verify", "revert", "replay")
+COMMANDS = ("inspect", "freqs", "methods", "explain", "apply", "diff", "verify", "audit", "revert", "replay")
 
 _EPILOG = """\b
 Exit codes:

@@ -41,8 +41,8 @@ def command(
 ) -> int:
     """Prove a checkpoint by its metadata and a forward pass.
 
-    It is held against its manifest, else against its own metadata, and run at far positions. The first layers are read slice by slice, so
-    that a large model needs little memory. Exits with 1 when a check fails.
+    It is held against its manifest, else against its own metadata, and run at far positions. The first layers are read
+    slice by slice, so that a large model needs little memory. Exits with 1 when a check fails.
     """
     import ropepatch
     from ropepatch.verify import verification
