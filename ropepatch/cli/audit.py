@@ -39,6 +39,8 @@ _EXAMPLES = examples(
 @click.option("--memory", type=click.FloatRange(min=0, min_open=True), metavar="GIB", help="Most memory to take.")
 @click.option("--journal", metavar="FILE", help="Append each cell to FILE (JSON Lines).")
 @click.option("--resume", is_flag=True, help="Go on with the cells that --journal has.")
+@click.option("--png", type=click.Path(dir_okay=False), metavar="FILE", help="Also draw the maps (needs matplotlib).")
+@click.option("--html", type=click.Path(dir_okay=False), metavar="FILE", help="Also write a page with the maps.")
 @standard
 def command(
     out: Output,
@@ -48,6 +50,8 @@ def command(
     depths: str,
     tasks: str,
     memory: float | None,
+    png: str | None,
+    html: str | None,
     **options: Any,
 ) -> int:
     """Measure what the model still finds, by length and depth.
@@ -57,6 +61,7 @@ def command(
     """
     import ropepatch
 
+    _can_draw(png or html)
     result: Audit = ropepatch.audit(
         ref,
         methods=_names(methods),
@@ -67,11 +72,33 @@ def command(
         progress=(lambda line: out.note(line, "measuring")) if sys.stderr.isatty() else None,
         **options,
     )
+    _draw(result, png, html)
     if out.json:
         out.document(result.to_json())
     else:
         _show(out, result)
     return 130 if result.interrupted else 0
+
+
+def _can_draw(wanted: str | None) -> None:
+    """A missing library is said before the measuring, not after it."""
+    from importlib.util import find_spec
+
+    from ropepatch.errors import UsageError
+
+    if wanted and find_spec("matplotlib") is None:
+        raise UsageError("--png and --html need matplotlib", hint="pip install 'ropepatch[plot]'")
+
+
+def _draw(result: Audit, png: str | None, html: str | None) -> None:
+    from pathlib import Path
+
+    from ropepatch.report import audit_figure
+
+    if png:
+        Path(png).write_bytes(audit_figure.png(result))
+    if html:
+        Path(html).write_text(audit_figure.page(result), encoding="utf-8")
 
 
 def _show(out: Output, result: Audit) -> None:
