@@ -12,6 +12,7 @@ from ropepatch import errors
 from ropepatch._version import __version__
 
 if TYPE_CHECKING:
+    from ropepatch.audit.run import Audit, audit
     from ropepatch.checkpoint import Checkpoint, open
     from ropepatch.diffing import Diff, diff
     from ropepatch.doctor import Finding, doctor
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
     from ropepatch.patch import Patch
     from ropepatch.profile import RopeGroup, RopeProfile
     from ropepatch.runtimes.readings import all_runtimes
+    from ropepatch.verify.verification import Verification, verify
 
 _HOMES = {
+    "Audit": "audit.run",
     "Checkpoint": "checkpoint",
     "Diff": "diffing",
     "Finding": "doctor",
@@ -32,15 +35,19 @@ _HOMES = {
     "RopeGroup": "profile",
     "RopeProfile": "profile",
     "all_runtimes": "runtimes.readings",
+    "Verification": "verify.verification",
+    "audit": "",  # a room that can be called
     "diff": "diffing",
-    "doctor": "doctor",
+    "doctor": "",
     "open": "checkpoint",
     "recover": "output",
     "replay": "output",
     "revert": "output",
+    "verify": "",  # likewise
 }
 
 __all__ = [
+    "Audit",
     "Checkpoint",
     "Diff",
     "Finding",
@@ -49,8 +56,10 @@ __all__ = [
     "Patch",
     "RopeGroup",
     "RopeProfile",
+    "Verification",
     "__version__",
     "all_runtimes",
+    "audit",
     "diff",
     "doctor",
     "errors",
@@ -58,6 +67,7 @@ __all__ = [
     "recover",
     "replay",
     "revert",
+    "verify",
 ]
 
 
@@ -65,6 +75,8 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if not home:
+        return importlib.import_module(f"{__name__}.{name}")
     value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
     globals()[name] = value
     return value

@@ -12,7 +12,20 @@ import click
 from ropepatch._version import __version__
 
 #: in the order of the help; each is a module here that holds `command`
-COMMANDS = ("inspect", "freqs", "methods", "explain", "apply", "diff", "doctor", "revert", "replay", "recover")
+COMMANDS = (
+    "inspect",
+    "freqs",
+    "methods",
+    "explain",
+    "apply",
+    "diff",
+    "doctor",
+    "verify",
+    "audit",
+    "revert",
+    "replay",
+    "recover",
+)
 
 _EPILOG = """\b
 Exit codes:

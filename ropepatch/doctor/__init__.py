@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import difflib
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from ropepatch import checkpoint, dialects
+from ropepatch._callable import make_callable
 from ropepatch.checkpoint import Checkpoint
 from ropepatch.dialects.gguf import GgufDialect
 from ropepatch.dialects.hf_config import HfDialect
@@ -227,17 +226,4 @@ def report(subject: Subject, findings: Sequence[Finding]) -> dict[str, Any]:
     }
 
 
-class _CallableModule(ModuleType):
-    """Python binds a package to its name in the parent when it is first imported, whoever imports it; so that
-    ``ropepatch.doctor(model)`` is a call after that as well, this one can be called."""
-
-    def __call__(
-        self,
-        model_or_ref: Checkpoint | str | Path,
-        runtimes: str | Sequence[str] | None = None,
-        length: int | None = None,
-    ) -> list[Finding]:
-        return doctor(model_or_ref, runtimes, length)
-
-
-sys.modules[__name__].__class__ = _CallableModule
+make_callable(__name__, "ropepatch.doctor:doctor")

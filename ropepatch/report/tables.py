@@ -195,6 +195,9 @@ def _value(value: Value | None, style: str, absent: str = "-") -> Text:
     return plain(absent, "dim") if value is None else plain(short(value.data, _CELL), style)
 
 
+_SIGNS = {"PASSED": ("✓", "green"), "WARNED": ("!", "yellow"), "FAILED": ("✗", "red"), "SKIPPED": ("-", "dim")}
+
+
 def check_table(report: Mapping[str, Any]) -> Table:
     """The checks after writing."""
     table = Table.grid(padding=(0, 2))
@@ -202,10 +205,7 @@ def check_table(report: Mapping[str, Any]) -> Table:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for check in report["checks"]:
-        passed = check["result"] == "PASSED"
-        table.add_row(
-            Text("✓" if passed else "✗", "green" if passed else "red"), plain(check["name"]), plain(check["detail"])
-        )
+        table.add_row(Text(*_SIGNS[check["result"]]), plain(check["name"]), plain(check["detail"]))
     return table
 
 

@@ -1,0 +1,150 @@
+"""``ropepatch audit``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ropepatch.cli._options import examples, standard
+from ropepatch.cli._output import Output
+
+if TYPE_CHECKING:
+    from ropepatch.audit.run import Audit
+
+_EXAMPLES = examples(
+    "audit Qwen3-0.6B/ --method yarn,ntk --factor 4 --lengths 16k,32k,64k",
+    "audit model-yarn-4x.gguf --task passkey,absent --samples 16 --journal cells.jsonl",
+    "audit model.gguf --method linear,yarn --factor 4 --json > audit.json",
+)
+
+
+@click.command(epilog=_EXAMPLES)
+@click.argument("ref")
+@click.option("--method", "methods", default="", metavar="M,…", help="Methods to try, without writing anything.")
+@click.option("--factor", type=float, help="The extension for --method.")
+@click.option(
+    "--lengths", default="auto", show_default=True, metavar="N,…", help="Tokens, 4k is 4096; auto: up to the declared."
+)
+@click.option("--depths", default="0:1:7", show_default=True, metavar="A:B:N", help="N depths from A to B, or a list.")
+@click.option("--samples", type=click.IntRange(1, 10000), default=32, show_default=True, help="Texts in each cell.")
+@click.option(
+    "--task", "tasks", default="passkey", show_default=True, metavar="T,…", help="passkey, needle, multikey, absent."
+)
+@click.option("--alphabet", metavar="IDS", help="Token ids: bos=0,filler=1-40,key=41-72,value=73-136.")
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
+@click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
+@click.option("--memory", type=click.FloatRange(min=0, min_open=True), metavar="GIB", help="Most memory to take.")
+@click.option("--journal", metavar="FILE", help="Append each cell to FILE (JSON Lines).")
+@click.option("--resume", is_flag=True, help="Go on with the cells that --journal has.")
+@click.option("--png", type=click.Path(dir_okay=False), metavar="FILE", help="Also draw the maps (needs matplotlib).")
+@click.option("--html", type=click.Path(dir_okay=False), metavar="FILE", help="Also write a page with the maps.")
+@standard
+def command(
+    out: Output,
+    ref: str,
+    methods: str,
+    lengths: str,
+    depths: str,
+    tasks: str,
+    memory: float | None,
+    png: str | None,
+    html: str | None,
+    **options: Any,
+) -> int:
+    """Measure what the model still finds, by length and depth.
+
+    Tokens are hidden in filler tokens and asked for; the unpatched model is always measured beside. No tokenizer is
+    needed. Ctrl-C shows what there is so far.
+    """
+    import ropepatch
+
+    _can_draw(png or html)
+    result: Audit = ropepatch.audit(
+        ref,
+        methods=_names(methods),
+        lengths=None if lengths == "auto" else [_tokens(part) for part in _names(lengths)],
+        depths=_depths(depths),
+        task=_names(tasks),
+        limit=round(memory * (1 << 30)) if memory else None,
+        progress=(lambda line: out.note(line, "measuring")) if sys.stderr.isatty() else None,
+        **options,
+    )
+    _draw(result, png, html)
+    if out.json:
+        out.document(result.to_json())
+    else:
+        _show(out, result)
+    return 130 if result.interrupted else 0
+
+
+def _can_draw(wanted: str | None) -> None:
+    """A missing library is said before the measuring, not after it."""
+    from importlib.util import find_spec
+
+    from ropepatch.errors import UsageError
+
+    if wanted and find_spec("matplotlib") is None:
+        raise UsageError("--png and --html need matplotlib", hint="pip install 'ropepatch[plot]'")
+
+
+def _draw(result: Audit, png: str | None, html: str | None) -> None:
+    from pathlib import Path
+
+    from ropepatch.report import audit_figure
+
+    if png:
+        Path(png).write_bytes(audit_figure.png(result))
+    if html:
+        Path(html).write_text(audit_figure.page(result), encoding="utf-8")
+
+
+def _show(out: Output, result: Audit) -> None:
+    from ropepatch.audit.run import CAVEAT
+    from ropepatch.report import audit_tables
+
+    out.show(*audit_tables.heat_maps(result), audit_tables.summary_table(result), "")
+    for task in result.tasks:
+        why = result.summary(result.variants[0], task)["why"]
+        if why:
+            out.note(f"{task} is not measurable: {why}" if task != "absent" else f"absent is {why}")
+    for status in ("does not fit", "out of memory"):
+        if count := sum(cell["status"] == status for cell in result.cells):
+            out.note(f"{count} cells: {status}", "warning")
+    out.line(CAVEAT)
+    if result.interrupted:
+        out.note("interrupted; this is what there was", "warning")
+
+
+def _names(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _tokens(text: str) -> int:
+    from ropepatch.errors import UsageError
+
+    number, unit = (text[:-1], text[-1].lower()) if text[-1:].lower() in ("k", "m") else (text, "")
+    try:
+        return round(float(number) * {"": 1, "k": 1 << 10, "m": 1 << 20}[unit])
+    except (ValueError, OverflowError):
+        raise UsageError(f"{text!r} is no number of tokens; 4k is 4096") from None
+
+
+def _depths(text: str) -> list[float]:
+    from ropepatch.errors import UsageError
+
+    try:
+        if ":" not in text:
+            return [float(part) for part in _names(text)]
+        first, last, count = text.split(":")
+        number = int(count)
+        if not 1 <= number <= 1000:
+            raise ValueError
+        step = (float(last) - float(first)) / max(number - 1, 1)
+        return [round(float(first) + index * step, 2) for index in range(number)]
+    except ValueError:
+        raise UsageError(
+            f"{text!r} is neither A:B:N nor a list of depths", hint="0:1:7 means seven from 0 to 1"
+        ) from None

@@ -1,0 +1,87 @@
+"""``ropepatch verify``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ropepatch.cli._options import examples, standard
+from ropepatch.cli._output import Output
+
+_EXAMPLES = examples(
+    "verify model-yarn-4x.gguf --base model.gguf",
+    "verify model-yarn-4x/ --engine transformers",
+    "verify model-yarn-4x.gguf --engine llama.cpp --json",
+)
+
+
+@click.command(epilog=_EXAMPLES)
+@click.argument("ref")
+@click.option("--base", metavar="REF", help="What it is an extension of; default: itself without its scaling.")
+@click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
+@click.option(
+    "--engine",
+    type=click.Choice(["torch", "transformers", "llama.cpp"]),
+    default="torch",
+    show_default=True,
+    help="torch: a built-in decoder of the llama family; the others are held against it.",
+)
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
+@click.option("--layers", type=click.IntRange(min=0), default=2, show_default=True, help="Layers to run; 0: all.")
+@click.option("--memory", type=click.FloatRange(min=0, min_open=True), metavar="GIB", help="Most memory to take.")
+@click.option(
+    "--record/--no-record",
+    default=None,
+    help="Write the statement beside the manifest (default: where there is a manifest).",
+)
+@standard
+def command(
+    out: Output, ref: str, base: str | None, layers: int, memory: float | None, record: bool | None, **options: Any
+) -> int:
+    """Prove a checkpoint by its metadata and a forward pass.
+
+    It is held against its manifest, else against its own metadata, and run at far positions. The first layers are read
+    slice by slice, so that a large model needs little memory. Exits with 1 when a check fails.
+    """
+    import ropepatch
+    from ropepatch.verify import verification
+
+    result = ropepatch.verify(
+        ref,
+        base,
+        layers=layers or None,
+        limit=round(memory * (1 << 30)) if memory else None,
+        announce=lambda estimate: _announce(out, estimate),
+        **options,
+    )
+    written = None
+    if record or (record is None and result.promise == "manifest"):
+        written = verification.record_path(ref)
+        result.write(written)
+    if out.json:
+        out.document(result.to_json())
+    else:
+        _show(out, result)
+        if written:
+            out.line(f"statement  {written}")
+    return 0 if result.ok else 1
+
+
+def _announce(out: Output, estimate: dict[str, Any]) -> None:
+    from ropepatch.verify.memory import human
+
+    free = f" of {human(estimate['available'])} available" if estimate["available"] else ""
+    out.note(f"the forward pass takes at most about {human(estimate['total'])}{free}", "memory")
+
+
+def _show(out: Output, result: Any) -> None:
+    from ropepatch.report import tables
+
+    out.show(tables.check_table({"checks": [check.to_json() for check in result.checks]}), "")
+    surroundings = result.environment
+    engines = ", ".join(f"{name} {version}" for name, version in surroundings["engines"].items())
+    layers = "all layers" if surroundings["layers"] is None else f"{surroundings['layers']} layers"
+    out.line(f"{result.result.lower()}: {layers}, {surroundings['device']}, {surroundings['dtype']}, {engines}")
+    if result.promise == "file":
+        out.note("there is no manifest: the checkpoint was held against its own metadata")

@@ -1,0 +1,312 @@
+"""A small decoder of the llama family in torch, on weights that are read as they are needed.
+
+RMSNorm, grouped queries, biases, a norm on queries and keys, partial rotation in both pair layouts, sliding windows.
+A layer whose feed-forward part has experts stops at its attention: RoPE does not reach any farther.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ropepatch.errors import InputError
+from ropepatch.verify.shape import LayerRope, Shape
+from ropepatch.verify.weights import Weights
+
+#: bytes of float32 that a slice of a matrix may have
+SLICE = 128 << 20
+#: sees the layer, the rotated queries and keys (rows, heads, length, head_dim)
+Observer = Callable[[int, Any, Any], None]
+
+
+@dataclass
+class Cache:
+    """Keys and values of a prefix, by layer."""
+
+    keys: list[Any] = field(default_factory=list)
+    values: list[Any] = field(default_factory=list)
+
+    @property
+    def length(self) -> int:
+        """Tokens held."""
+        return int(self.keys[0].shape[2]) if self.keys else 0
+
+    def cut(self, length: int) -> Cache:
+        """The same for the first ``length`` tokens; nothing is copied."""
+        return Cache([key[:, :, :length] for key in self.keys], [value[:, :, :length] for value in self.values])
+
+
+class Decoder:
+    """The first layers of a model.
+
+    Args:
+        weights: the tensors.
+        shape: the sizes.
+        ropes: how each layer rotates; as many layers are run.
+        device: a torch device.
+        dtype: a torch dtype.
+        keep: hold the weights in memory; otherwise each is read again in slices when it is needed.
+        positions_dtype: the type in which positions are held; None means exact angles (float64).
+
+    Raises:
+        InputError: a tensor is missing, or has another shape than the metadata says.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        shape: Shape,
+        ropes: Sequence[LayerRope],
+        *,
+        device: str = "cpu",
+        dtype: Any = None,
+        keep: bool = False,
+        positions_dtype: Any = None,
+    ) -> None:
+        import torch
+
+        self.weights, self.shape, self.ropes = weights, shape, list(ropes)
+        self.device, self.dtype = torch.device(device), dtype or torch.float32
+        self.keep, self.positions_dtype = keep, positions_dtype
+        self._held: dict[tuple[str, int, int], Any] = {}
+        self._check()
+        #: what the layers rotate by, as the module holds it
+        self.inv_freq = [torch.tensor(rope.inv_freq, dtype=torch.float32, device=self.device) for rope in ropes]
+        self.attention_scale = [rope.attention_scale for rope in ropes]
+
+    def share(self, other: Decoder) -> None:
+        """Hold the weights that another decoder of the same model holds, instead of copies."""
+        self._held = other._held
+
+    @property
+    def weights_are_quantised(self) -> bool:
+        """Whether the first layer's matrices are in blocks."""
+        return self.weights.quantised(self.weights.role("o", 0))
+
+    @property
+    def stops_at_attention(self) -> bool:
+        """Whether any layer has experts, which are left out."""
+        return not all(self._dense(layer) for layer in range(len(self.ropes)))
+
+    def _check(self) -> None:
+        shape = self.shape
+        self.embedding = self._need("embed", None, None, shape.hidden)
+        self.vocabulary = self.weights.shape(self.embedding)[0]  # type: ignore[index]
+        head = self.weights.role("head")
+        self.head = head if self.weights.shape(head) else self.embedding
+        inner, inner_kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        for layer, rope in enumerate(self.ropes):
+            if 2 * rope.inv_freq.size > shape.head_dim:
+                raise InputError(f"layer {layer} rotates {2 * rope.inv_freq.size} of {shape.head_dim} dimensions")
+            self._need("attn_norm", layer, shape.hidden)
+            self._need("o", layer, shape.hidden, inner)
+            if self._has("qkv", layer):
+                self._need("qkv", layer, inner + 2 * inner_kv, shape.hidden)
+                continue
+            for role, rows in (("q", inner), ("k", inner_kv), ("v", inner_kv)):
+                self._need(role, layer, rows, shape.hidden)
+            for role in ("q_norm", "k_norm"):
+                if self._has(role, layer):
+                    self._need(role, layer, shape.head_dim)
+
+    def _need(self, role: str, layer: int | None, *sizes: int | None) -> str:
+        name = self.weights.role(role, layer)
+        found = self.weights.shape(name)
+        if found is None:
+            raise InputError(f"there is no tensor {name}, which a decoder of the llama family has")
+        if len(found) != len(sizes) or any(want not in (None, have) for have, want in zip(found, sizes, strict=True)):
+            raise InputError(f"tensor {name} has shape {list(found)}, not {list(sizes)} as the metadata says")
+        return name
+
+    def _has(self, role: str, layer: int) -> bool:
+        return self.weights.shape(self.weights.role(role, layer)) is not None
+
+    def _dense(self, layer: int) -> bool:
+        return self._has("down", layer) and len(self.weights.shape(self.weights.role("down", layer)) or ()) == 2
+
+    # ---- tensors ----------------------------------------------------------------------------------------------------
+
+    def _rows(self, name: str, start: int, stop: int) -> Any:
+        key = (name, start, stop)
+        if key in self._held:
+            return self._held[key]
+        value = self.weights.rows(name, start, stop).to(self.device, self.dtype)
+        if self.keep:
+            self._held[key] = value
+        return value
+
+    def _vector(self, role: str, layer: int | None) -> Any:
+        name = self.weights.role(role, layer)
+        return self._rows(name, 0, (self.weights.shape(name) or (0,))[0])
+
+    def _linear(self, x: Any, role: str, layer: int, first: int = 0, last: int | None = None) -> Any:
+        """``x`` by rows ``first`` to ``last`` of a matrix, and its bias, in slices."""
+        import torch
+
+        name = self.weights.role(role, layer)
+        rows, columns = self.weights.shape(name) or (0, 0)
+        last = rows if last is None else last
+        step = max(1, SLICE // (4 * columns))
+        parts = [x @ self._rows(name, at, min(at + step, last)).T for at in range(first, last, step)]
+        y = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        bias = f"{role}_bias"
+        if bias in _BIASES and self._has(bias, layer):
+            y = y + self._vector(bias, layer)
+        return y
+
+    def _norm(self, x: Any, weight: Any) -> Any:
+        import torch
+
+        wide = x.to(torch.float32)
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.shape.eps)
+        return wide.to(x.dtype) * weight
+
+    # ---- the pass ---------------------------------------------------------------------------------------------------
+
+    def tables(self, layer: int, positions: Any) -> tuple[Any, Any]:
+        """cos and sin of a layer at ``positions``, (length, pairs), times the attention scale."""
+        import torch
+
+        inv_freq = self.inv_freq[layer]
+        if self.positions_dtype is not None:
+            angles = torch.outer(positions.to(self.positions_dtype).float(), inv_freq)
+        else:
+            # MPS and the like have no float64; a CPU table costs nothing beside a layer.
+            angles = torch.outer(positions.cpu().double(), inv_freq.cpu().double())
+        scale = self.attention_scale[layer]
+        return tuple((f(angles) * scale).to(self.device, torch.float32) for f in (torch.cos, torch.sin))
+
+    def _rotate(self, x: Any, layer: int, cos: Any, sin: Any) -> Any:
+        import torch
+
+        pairs = int(cos.shape[-1])
+        if not pairs:
+            return x
+        turned, rest = x[..., : 2 * pairs].to(torch.float32), x[..., 2 * pairs :]
+        if self.ropes[layer].layout == "interleaved":
+            a, b = turned[..., 0::2], turned[..., 1::2]
+            out = torch.stack((a * cos - b * sin, b * cos + a * sin), -1).flatten(-2)
+        else:
+            a, b = turned[..., :pairs], turned[..., pairs:]
+            out = torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+        return torch.cat((out.to(x.dtype), rest), -1)
+
+    def queries_and_keys(self, y: Any, layer: int, positions: Any) -> tuple[Any, Any, Any]:
+        """Rotated queries and keys, and values, each (rows, heads, length, head_dim)."""
+        shape = self.shape
+        inner, inner_kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        if self._has("qkv", layer):
+            cuts = (0, inner, inner + inner_kv, inner + 2 * inner_kv)
+            q, k, v = (self._linear(y, "qkv", layer, a, b) for a, b in itertools.pairwise(cuts))
+        else:
+            q, k, v = (self._linear(y, role, layer) for role in ("q", "k", "v"))
+        q, k, v = (x.unflatten(-1, (-1, shape.head_dim)) for x in (q, k, v))
+        if self._has("q_norm", layer):
+            q = self._norm(q, self._vector("q_norm", layer))
+            k = self._norm(k, self._vector("k_norm", layer))
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        cos, sin = self.tables(layer, positions)
+        return self._rotate(q, layer, cos, sin), self._rotate(k, layer, cos, sin), v
+
+    def _attention(self, q: Any, k: Any, v: Any, at: Any, of: Any, window: int | None) -> Any:
+        """Attention of queries at positions ``at`` on keys at positions ``of``, which end with the queries' own."""
+        import torch
+        from torch.nn import functional
+
+        shared = self.shape.heads // self.shape.kv_heads
+        if shared > 1:
+            k, v = (x.repeat_interleave(shared, 1) for x in (k, v))
+        past = k.shape[2] - q.shape[2]
+        spans = window is not None and int(at[-1] - of[0]) >= window
+        if past == 0 and not spans:
+            return functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        order = torch.arange(k.shape[2], device=self.device)
+        allowed = order[None, :] <= order[past:, None]
+        if spans:
+            allowed &= (at[:, None] - of[None, :]) < window
+        return functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+
+    def _feed_forward(self, y: Any, layer: int) -> Any:
+        from torch.nn import functional
+
+        if self._has("gate", layer):
+            gate, up = self._linear(y, "gate", layer), self._linear(y, "up", layer)
+        else:
+            role = "gate_up" if self._has("gate_up", layer) else "up"  # phi3 keeps both in one, gate first
+            gate, up = self._linear(y, role, layer).chunk(2, -1)
+        return self._linear(functional.silu(gate) * up, "down", layer)
+
+    def embed(self, tokens: Any) -> Any:
+        """Rows of the embedding, each different token read once; (rows, length, hidden)."""
+        import torch
+
+        if self.keep:
+            return self._rows(self.embedding, 0, self.vocabulary)[tokens.to(self.device)]
+        different, back = torch.unique(tokens.cpu(), return_inverse=True)
+        table = torch.cat([self.weights.rows(self.embedding, int(t), int(t) + 1) for t in different])
+        return table[back].to(self.device, self.dtype)
+
+    def states(
+        self, tokens: Any, positions: Any, cache: Cache | None = None, observe: Observer | None = None
+    ) -> tuple[Any, Cache]:
+        """Run the layers.
+
+        Args:
+            tokens: (rows, length) token ids.
+            positions: (length,) positions of these tokens, ascending.
+            cache: what comes before; None for nothing. It is not changed.
+            observe: called with each layer's rotated queries and keys (its own, without the cache's).
+
+        Returns:
+            States after the last norm, (rows, length, hidden), and the cache with these tokens in it.
+        """
+        import torch
+
+        past = cache.length if cache else 0
+        positions = positions.to(self.device)
+        # A cache is only ever that of contiguous positions.
+        of = torch.cat((torch.arange(past, device=self.device), positions)) if past else positions
+        x, after = self.embed(tokens), Cache()
+        for layer, rope in enumerate(self.ropes):
+            y = self._norm(x, self._vector("attn_norm", layer))
+            q, k, v = self.queries_and_keys(y, layer, positions)
+            if observe is not None:
+                observe(layer, q, k)
+            if cache is not None and past:
+                rows = k.shape[0]
+                k = torch.cat((cache.keys[layer].expand(rows, -1, -1, -1), k), 2)
+                v = torch.cat((cache.values[layer].expand(rows, -1, -1, -1), v), 2)
+            after.keys.append(k)
+            after.values.append(v)
+            heads = self._attention(q, k, v, positions, of, rope.window)
+            x = x + self._linear(heads.transpose(1, 2).flatten(-2), "o", layer)
+            if self._dense(layer):
+                x = x + self._feed_forward(self._norm(x, self._vector("ffn_norm", layer)), layer)
+        return self._norm(x, self._vector("final_norm", None)), after
+
+    def log_probabilities(self, states: Any) -> Any:
+        """Float32 log-probabilities of the next token, (..., vocabulary); the head is read in slices."""
+        import torch
+
+        step = self.vocabulary if self.keep else max(1, SLICE // (4 * self.shape.hidden))
+        parts = [
+            (states @ self._rows(self.head, at, min(at + step, self.vocabulary)).T).to(torch.float32)
+            for at in range(0, self.vocabulary, step)
+        ]
+        return torch.log_softmax(torch.cat(parts, -1), -1)
+
+    def first_norm(self, x: Any) -> Any:
+        """The norm in front of the first layer's attention."""
+        return self._norm(x, self._vector("attn_norm", 0))
+
+    def scores(self, q: Any, k: Any) -> Any:
+        """Attention logits of every query on every key, (rows, heads, queries, keys), float32."""
+        shared = self.shape.heads // self.shape.kv_heads
+        k = k.repeat_interleave(shared, 1)
+        return q.float() @ k.float().transpose(-1, -2) / math.sqrt(self.shape.head_dim)
+
+
+_BIASES = ("q_bias", "k_bias", "v_bias", "o_bias", "gate_bias", "up_bias", "down_bias")

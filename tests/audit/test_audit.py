@@ -1,0 +1,293 @@
+"""The audit on the trained fixture: what it finds, what it keeps, and what it says when it cannot measure."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+import torch
+
+import ropepatch
+from ropepatch import schemas
+from ropepatch.audit import engine, tasks
+from ropepatch.audit.engine import Model
+from ropepatch.audit.run import Audit
+from ropepatch.errors import InputError, UsageError, WouldOverwrite
+from ropepatch.frequencies import profile_frequencies
+from tests.support.command import ROOT
+from tests.support.command import ropepatch as command
+
+FIXTURE = ROOT / "fixtures" / "tiny-retriever"
+LETTERS = "bos=0,filler=1-40,key=41-72,value=73-136"
+SMALL: dict[str, Any] = {"alphabet": LETTERS, "samples": 4, "depths": (0.0, 0.5, 0.9), "device": "cpu"}
+
+
+def scores(result: Audit, length: int, task: str = "passkey") -> dict[str, float | None]:
+    """The score of each variant at a length."""
+    return {variant: result.score(variant, task, length) for variant in result.variants}
+
+
+@pytest.fixture(scope="module")
+def four_times() -> Audit:
+    """The fixture at its length and at four times of it, unpatched and with three methods."""
+    return ropepatch.audit(
+        FIXTURE, methods=("linear", "ntk", "yarn"), factor=4, lengths=(256, 1024), samples=16,
+        depths=(0.0, 0.1, 0.25, 0.5, 0.75, 0.9), alphabet=LETTERS, device="cpu",
+    )  # fmt: skip
+
+
+def test_the_fixture_does_what_its_readme_says(four_times: Audit) -> None:
+    """It answers at its length; at four times of it only with NTK or YaRN. PI fails inside the length as well."""
+    short, far = (scores(four_times, length) for length in (256, 1024))
+
+    assert short["none"] >= 0.97
+    assert short["yarn 4x"] >= 0.97
+    assert short["linear 4x"] <= 0.35
+    assert far["none"] <= 0.35
+    assert far["linear 4x"] <= 0.35
+    assert far["yarn 4x"] >= 0.80
+    assert far["yarn 4x"] - far["linear 4x"] >= 0.5
+
+
+def test_summaries_follow(four_times: Audit) -> None:
+    """Effective lengths, the weakest depth and the price in short texts are of those cells."""
+    by_variant = {name: four_times.summary(name, "passkey") for name in four_times.variants}
+
+    assert by_variant["yarn 4x"]["effective_length_relative"] == 1024
+    assert by_variant["yarn 4x"]["effective_length_ruler"] == 1024
+    assert by_variant["none"]["effective_length_ruler"] == 256
+    assert by_variant["none"]["weakest_depth"]["1024"] == 0.0
+    assert by_variant["linear 4x"]["effective_length_relative"] is None
+    assert by_variant["linear 4x"]["paired_short"]["difference"] < -0.5
+    assert by_variant["linear 4x"]["paired_short"]["n"] == 96
+    schemas.validator("audit").validate(json.loads(json.dumps(four_times.to_json())))
+
+
+def test_greedy_decoding_gives_the_same_cells() -> None:
+    """Exact match with the true tokens put in is exact match of greedy decoding: transformers generates the same."""
+    pytest.importorskip("transformers")
+    from transformers import AutoModelForCausalLM
+
+    letters = tasks.Alphabet.parse(LETTERS, 137)
+    texts = tasks.texts(letters, "needle", 400, (0.0, 0.4, 0.9), 4, 7)
+    model = Model(ropepatch.open(FIXTURE), "cpu", torch.float32)
+    found = model.answers(model.checkpoint.profile, 400, texts, [0.0, 0.4, 0.9], absent=False, rows=3)
+    theirs = AutoModelForCausalLM.from_pretrained(FIXTURE)
+    seen = set()
+    for depth, answers in found.items():
+        prompt = torch.from_numpy(texts.at(depth)[:, : -tasks.ANSWER])
+        said = theirs.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=3, do_sample=False)
+        right = (said[:, -3:].numpy() == texts.needle[:, 1:]).all(-1)
+        assert list(answers.hits) == right.tolist()
+        seen |= set(right.tolist())
+    assert seen == {True, False}
+
+
+def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prompt in small chunks gives the log-probabilities of a prompt in one."""
+    letters = tasks.Alphabet.parse(LETTERS, 137)
+    texts = tasks.texts(letters, "passkey", 300, (0.1, 0.8), 2, 3)
+    model = Model(ropepatch.open(FIXTURE), "cpu", torch.float32)
+    arguments = (model.checkpoint.profile, 300, texts, [0.1, 0.8])
+    whole = model.answers(*arguments, absent=False, rows=2)
+    monkeypatch.setattr(engine, "CHUNK", 33)
+    parts = model.answers(*arguments, absent=False, rows=2)
+
+    for depth in whole:
+        np.testing.assert_allclose(parts[depth].log_probabilities, whole[depth].log_probabilities, atol=1e-3)
+
+
+def test_methods_are_tried_without_writing(tmp_path: Path) -> None:
+    """A variant rotates as the written checkpoint would."""
+    from ropepatch.audit.run import variants
+
+    model = ropepatch.open(FIXTURE)
+    model.patch("yarn", 4).write(tmp_path / "yarn")
+    tried = variants(model, ["yarn"], 4)[1]
+    written = ropepatch.open(tmp_path / "yarn").profile
+
+    a, b = (profile_frequencies(profile)["default"].inv_freq for profile in (tried.profile, written))
+    np.testing.assert_allclose(a, b, rtol=1e-12)
+    assert [v.name for v in variants(ropepatch.open(tmp_path / "yarn"), [], None)] == ["none", "as it is"]
+
+
+@pytest.mark.parametrize("form", ["tiny-retriever.gguf", "tiny-retriever-Q8_0.gguf"])
+def test_gguf_gives_the_same_cells(form: str) -> None:
+    """The GGUF files of the fixture find what the folder finds."""
+    folder, file = (
+        ropepatch.audit(ROOT / "fixtures" / name, lengths=(256,), **SMALL) for name in ("tiny-retriever", form)
+    )
+
+    assert [cell["hits"] for cell in file.cells] == [cell["hits"] for cell in folder.cells]
+
+
+def test_controls() -> None:
+    """Among distractors it still answers; where the block is absent nothing is retrieved, and no length is claimed."""
+    result = ropepatch.audit(FIXTURE, lengths=(256,), task=("needle", "multikey", "absent"), **SMALL)
+
+    assert scores(result, 256, "needle")["none"] >= 0.9
+    assert scores(result, 256, "multikey")["none"] >= 0.8
+    assert scores(result, 256, "absent")["none"] == 0
+    assert result.summary("none", "absent")["measurable"] is False
+
+
+def test_a_model_that_cannot_do_the_task_is_not_measurable() -> None:
+    """Random weights find nothing within their own context: no effective length, and the reason."""
+    result = ropepatch.audit(ROOT / "fixtures" / "tiny-llama", lengths=(64,), samples=2, depths=(0.5,), device="cpu")
+    found = result.summary("none", "passkey")
+
+    assert found["measurable"] is False
+    assert "cannot do the task" in found["why"]
+    assert found["effective_length_ruler"] is None
+
+
+# ---- nothing is lost ------------------------------------------------------------------------------------------------
+
+
+def test_journal_resumes(tmp_path: Path) -> None:
+    """Cells in a journal are not measured again, a torn last line is, and another audit's journal is refused."""
+    journal = tmp_path / "cells.jsonl"
+    first = ropepatch.audit(FIXTURE, lengths=(256,), journal=journal, **SMALL)
+    lines = journal.read_text().splitlines(keepends=True)
+    marked = json.loads(lines[1])
+    marked["log_probability"] = -123.0
+    journal.write_text(lines[0] + json.dumps(marked) + "\n" + lines[2] + lines[3][:40])
+
+    with pytest.raises(WouldOverwrite, match="--resume"):
+        ropepatch.audit(FIXTURE, lengths=(256,), journal=journal, **SMALL)
+    again = ropepatch.audit(FIXTURE, lengths=(256,), journal=journal, resume=True, **SMALL)
+
+    assert [cell["log_probability"] == -123.0 for cell in again.cells].count(True) == 1
+    assert [cell["k"] for cell in again.cells] == [cell["k"] for cell in first.cells]
+    assert len(journal.read_text().splitlines()) == 4
+    with pytest.raises(InputError, match="another audit"):
+        ropepatch.audit(FIXTURE, lengths=(256,), journal=journal, resume=True, **{**SMALL, "samples": 5})
+
+
+def test_cells_that_cannot_fit_are_said_so() -> None:
+    """A limit that holds the short cells only leaves the long ones as such, before they are tried."""
+    model = Model(ropepatch.open(FIXTURE), "cpu", torch.float32)
+    limit = model.estimate(256, 1)["total"] + 1000
+    result = ropepatch.audit(FIXTURE, lengths=(256, 8192), limit=limit, **SMALL)
+
+    assert {cell["length"]: cell["status"] for cell in result.cells} == {256: "measured", 8192: "does not fit"}
+    schemas.validator("audit").validate(json.loads(json.dumps(result.to_json())))
+
+
+_CAPPED = """
+import resource, sys, json
+import torch
+torch.set_num_threads(1)
+import ropepatch
+from ropepatch.audit import engine
+engine.CHUNK = 1 << 20  # the whole attention matrix at once
+ropepatch.audit(sys.argv[1], lengths=(256,), samples=2, depths=(0.5,), alphabet=sys.argv[2], device="cpu")
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 20),) * 2)
+result = ropepatch.audit(sys.argv[1], lengths=(256, 512, 30000), samples=2, depths=(0.0, 0.5), alphabet=sys.argv[2],
+                         device="cpu", limit=1 << 40)
+print(json.dumps([(cell["length"], cell["status"]) for cell in result.cells]))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="caps the address space of a process")
+def test_out_of_memory_leaves_everything_else() -> None:
+    """A process that may not take the memory of a long cell records that, and has all the others."""
+    done = subprocess.run(
+        [sys.executable, "-c", _CAPPED, str(FIXTURE), LETTERS],
+        capture_output=True, text=True, timeout=300, check=False, cwd=ROOT,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    statuses = [tuple(pair) for pair in json.loads(done.stdout)]
+    assert statuses.count((256, "measured")) == 2
+    assert statuses.count((512, "measured")) == 2
+    assert statuses.count((30000, "out of memory")) == 2
+
+
+def test_an_interrupt_keeps_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the second length ends the run with the first one's cells."""
+    right = Model.answers
+
+    def interrupted(self: Model, profile: Any, length: int, *rest: Any, **options: Any) -> Any:
+        if length > 256:
+            raise KeyboardInterrupt
+        return right(self, profile, length, *rest, **options)
+
+    monkeypatch.setattr(Model, "answers", interrupted)
+    result = ropepatch.audit(FIXTURE, lengths=(256, 512), **SMALL)
+
+    assert result.interrupted
+    assert {cell["length"] for cell in result.cells} == {256}
+
+
+# ---- the command ----------------------------------------------------------------------------------------------------
+
+SHORT = ("audit", FIXTURE, "--lengths", "256", "--samples", 2, "--depths", "0.2,0.8", "--alphabet", LETTERS)
+
+
+def test_command_prints_the_map_and_what_it_does_not_say() -> None:
+    """The table has the counts, and the sentence on what they prove stands below."""
+    ended = command(*SHORT)
+
+    assert ended.code == 0, ended.err
+    assert "right answers of 2 by depth" in ended.out
+    assert "lexical retrieval" in ended.out
+
+
+def test_command_prints_a_document() -> None:
+    """--json validates, with intervals and hits in each cell."""
+    ended = command(*SHORT, "--task", "passkey,absent", "--json")
+
+    assert ended.err == ""
+    schemas.validator("audit").validate(ended.document)
+    assert ended.document["cells"][0]["interval"] == [pytest.approx(0.1581, abs=1e-4), 1.0]
+
+
+def test_pictures(four_times: Audit) -> None:
+    """The picture is a PNG with a map for each variant, and the page holds it and the summary, with texts escaped."""
+    pytest.importorskip("matplotlib")
+    import dataclasses
+
+    from ropepatch.report import audit_figure
+
+    assert audit_figure.png(four_times).startswith(b"\x89PNG")
+    page = audit_figure.page(dataclasses.replace(four_times, ref="<script>.gguf"))
+    assert "data:image/png;base64," in page
+    assert "<script>" not in page
+    assert page.count("<tr>") == 1 + len(four_times.variants)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--depths", "0:1"), "neither A:B:N nor a list"),
+        (("--depths", "2"), "numbers from 0 to 1"),
+        (("--lengths", "long"), "no number of tokens"),
+        (("--task", "riddle"), "there is no task 'riddle'"),
+        (("--method", "yarn"), "needs --factor"),
+        (("--alphabet", "filler=1-40"), "has no key, value"),
+        (("--alphabet", "filler=1-40,key=41-72,value=70-136"), "overlap"),
+    ],
+)
+def test_command_refuses(options: tuple[str, str], message: str) -> None:
+    """Impossible options are usage errors in one line."""
+    ended = command("audit", FIXTURE, "--lengths", "256", "--alphabet", LETTERS, *options)
+
+    assert ended.code == 2
+    assert message in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_a_small_vocabulary_needs_an_alphabet() -> None:
+    """Pools are not drawn from a vocabulary that is too small for them."""
+    with pytest.raises(UsageError, match="needs an --alphabet"):
+        ropepatch.audit(FIXTURE, lengths=(256,), samples=1)
