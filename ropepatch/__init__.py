@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ropepatch.methods.base import Frequencies
     from ropepatch.output import replay, revert
     from ropepatch.patch import Patch
+    from ropepatch.planner.plan import Plan, plan
     from ropepatch.profile import RopeGroup, RopeProfile
 
 _HOMES = {
@@ -26,10 +27,12 @@ _HOMES = {
     "Frequencies": "methods.base",
     "Manifest": "manifest",
     "Patch": "patch",
+    "Plan": "planner.plan",
     "RopeGroup": "profile",
     "RopeProfile": "profile",
     "diff": "diffing",
     "open": "checkpoint",
+    "plan": "planner.plan",
     "replay": "output",
     "revert": "output",
 }
@@ -40,12 +43,14 @@ __all__ = [
     "Frequencies",
     "Manifest",
     "Patch",
+    "Plan",
     "RopeGroup",
     "RopeProfile",
     "__version__",
     "diff",
     "errors",
     "open",
+    "plan",
     "replay",
     "revert",
 ]

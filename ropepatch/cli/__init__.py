@@ -12,12 +12,12 @@ import click
 from ropepatch._version import __version__
 
 #: in the order of the help; each is a module here that holds `command`
-COMMANDS = ("inspect", "freqs", "methods", "explain", "apply", "diff", "revert", "replay")
+COMMANDS = ("inspect", "freqs", "methods", "explain", "plan", "apply", "diff", "revert", "replay")
 
 _EPILOG = """\b
 Exit codes:
   0    done
-  1    findings: diff differs, a verification failed
+  1    findings: diff differs, a verification failed, plan says DEGRADES
   2    usage: options or parameters that cannot be used
   3    the input cannot be read or patched, or a file not written
   4    network, Hub or permission
@@ -81,6 +81,7 @@ def main() -> None:
     \b
     Examples:
       ropepatch inspect model.gguf
+      ropepatch plan model.gguf --length 131072
       ropepatch apply --method yarn --factor 4 model.gguf
       ropepatch diff model.gguf model-yarn-4x.gguf
       ropepatch revert model-yarn-4x.gguf

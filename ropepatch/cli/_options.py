@@ -34,3 +34,10 @@ def complete_method(ctx: click.Context, param: click.Parameter, incomplete: str)
     from ropepatch.methods import REGISTRY
 
     return [name for name in REGISTRY if name.startswith(incomplete)]
+
+
+def complete_topic(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Method names and the plan's topics for shell completion."""
+    from ropepatch.planner.topics import NAMES
+
+    return [*complete_method(ctx, param, incomplete), *(name for name in NAMES if name.startswith(incomplete))]

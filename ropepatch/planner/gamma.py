@@ -47,6 +47,21 @@ def theta_design(gamma: float, length: float) -> float:
     return length * math.sqrt(2) * (1 + gamma) / (2 * (1 - gamma))
 
 
+def raised_theta(rope_theta: float, gamma: float, length: int) -> float:
+    """:func:`theta_design` as a whole number, for a model whose base is ``rope_theta``.
+
+    Raises:
+        UsageError: that base has the γ already.
+    """
+    base = float(round(theta_design(gamma, length)))
+    if base <= rope_theta:
+        raise UsageError(
+            f"the base {rope_theta:g} has γ {pade(rope_theta, length):.3g} at {length:,} tokens already, not below the "
+            f"target {gamma:g}: there is nothing to raise"
+        )
+    return base
+
+
 def d_horizon(rope_theta: float, gamma: float) -> float | None:
     """``θ(1-γ)√2/(1+γ)`` in tokens; None outside 0 < γ < 1, where it is not defined."""
     return rope_theta * (1 - gamma) * math.sqrt(2) / (1 + gamma) if 0 < gamma < 1 else None
