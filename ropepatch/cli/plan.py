@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,7 +17,7 @@ _EXAMPLES = examples(
     "plan Qwen3-8B/ --length 131072",
     "plan model.gguf --length 32768 --method linear --json",
     "plan Llama-2-7b/ --length 16384 --target-gamma 0.5",
-    "plan Qwen3-8B/ --length 131072 --batch 16 --snippets",
+    "plan Qwen3-8B/ --length 131072 --batch 16 --brief plan.html",
 )
 
 
@@ -34,8 +35,9 @@ _EXAMPLES = examples(
 @click.option("--original-length", type=click.IntRange(min=1), help="The trained context, where the file is silent.")
 @click.option("--group", metavar="NAME", help="The rope group; default: the one that a longer context reaches.")
 @click.option("--snippets", is_flag=True, help="Also print how each runtime is started on the result.")
+@click.option("--brief", metavar="OUT", help="Write a brief for people: OUT.md or OUT.html.")
 @standard
-def command(out: Output, ref: str, length: int, snippets: bool, **options: Any) -> int:
+def command(out: Output, ref: str, length: int, snippets: bool, brief: str | None, **options: Any) -> int:
     """Plan a longer context: method, cost, expectation.
 
     Computed from the checkpoint's metadata alone. The verdict is a rule over factor and geometry, not a measurement:
@@ -43,6 +45,8 @@ def command(out: Output, ref: str, length: int, snippets: bool, **options: Any) 
     """
     import ropepatch
 
+    target = Path(brief) if brief else None
+    _check_brief(target)
     if options["method"]:
         from ropepatch.report import catalogue
 
@@ -58,11 +62,31 @@ def command(out: Output, ref: str, length: int, snippets: bool, **options: Any) 
         group=options["group"],
         batch=options["batch"],
     )
+    if target is not None:
+        from ropepatch.report import brief as writer
+
+        target.write_text(writer.written(found, html=target.suffix == ".html"), encoding="utf-8")
     if out.json:
         out.document(found.to_json())
     else:
         _show(out, found, snippets)
+        if target is not None:
+            out.note(f"wrote {target}")
     return 1 if found.verdict == "DEGRADES" else 0
+
+
+def _check_brief(target: Path | None) -> None:
+    """Refuse a brief that cannot be written before anything is computed."""
+    from ropepatch.errors import InputError, UsageError, WouldOverwrite
+
+    if target is None:
+        return
+    if target.suffix not in (".md", ".html"):
+        raise UsageError(f"a brief is .md or .html, not {target.name!r}")
+    if target.exists():
+        raise WouldOverwrite("exists already", where=str(target), hint="choose another name with --brief")
+    if not target.parent.is_dir():
+        raise InputError("no such directory", where=str(target.parent))
 
 
 def _show(out: Output, found: Plan, snippets: bool) -> None:
