@@ -90,6 +90,7 @@ def _check_brief(target: Path | None) -> None:
 
 
 def _show(out: Output, found: Plan, snippets: bool) -> None:
+    from ropepatch.methods import REGISTRY
     from ropepatch.report import plan_tables
 
     out.show(*plan_tables.shown(found, out.console.width))
@@ -103,8 +104,9 @@ def _show(out: Output, found: Plan, snippets: bool) -> None:
     for item in found.methods:
         if item.refused is not None:
             out.note(f"{item.method} cannot be written: {item.refused}")
-    for name, why in found.skipped.items():
-        out.note(f"{name}: {why}")
+    for why in dict.fromkeys(found.skipped.values()):
+        names = [name for name, reason in found.skipped.items() if reason == why]
+        out.note(f"{', '.join(names) if len(names) < len(REGISTRY) // 2 else 'no method'}: {why}")
     for note in (*found.notes, *(found.cost.notes if found.cost else (f"no cost: {found.cost_unknown}",))):
         out.note(note)
     if len(found.methods) > 1:

@@ -17,6 +17,7 @@ from ropepatch.methods.base import Frequencies, ParameterError, Target
 from ropepatch.methods.stack import Stack
 from ropepatch.planner import gamma as gamma_law
 from ropepatch.planner.geometry import Geometry, geometry
+from ropepatch.planner.start import Start
 from ropepatch.runtimes import comparison
 
 if TYPE_CHECKING:
@@ -31,25 +32,6 @@ SKIPPED = {
 }
 #: formats whose files ropepatch predicts runtimes for
 _PREDICTED = ("hf", "gguf")
-
-
-@dataclass(frozen=True)
-class Start:
-    """Where an extension starts from.
-
-    Attributes:
-        group: the rope group that a longer context reaches.
-        context: the context ``T`` in tokens.
-        trained: the rotation up to there.
-        existing: what ``apply --existing`` has to say for it: ``error`` (not scaled), ``replace`` or ``compose``.
-        origin: what ``context`` is: ``trained``, ``given`` (--original-length) or ``declared``.
-    """
-
-    group: str
-    context: int
-    trained: Frequencies
-    existing: str
-    origin: str
 
 
 @dataclass(frozen=True)

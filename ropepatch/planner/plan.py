@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 from ropepatch.checkpoint import MAX_CONTEXT, Checkpoint
 from ropepatch.checkpoint import open as opened
 from ropepatch.errors import InputError, UsageError
-from ropepatch.frequencies import group_frequencies
-from ropepatch.methods import REGISTRY
-from ropepatch.methods.base import Frequencies
 from ropepatch.planner import candidates, gamma, geometry, recipes, shape, verdict
-from ropepatch.planner.candidates import Candidate, Start
+from ropepatch.planner import start as starting
+from ropepatch.planner.candidates import Candidate
 from ropepatch.planner.cost import Cost, cost
+from ropepatch.planner.start import Start
 from ropepatch.planner.verdict import Reason
 
 if TYPE_CHECKING:
@@ -26,8 +25,6 @@ SCHEMA = "ropepatch.plan/1"
 DEFAULT_GAMMA = 0.5
 #: what is proposed first among the methods that leave no angle and no neighbour behind; runtimes decide between equals
 _PREFERENCE = ("yarn", "mrrope-pro", "llama3", "ntk-by-parts", "mrrope-uni", "ntk-critical", "ntk", "linear")
-#: methods whose scaling published checkpoints were trained with
-_TRAINED_WITH = ("llama3", "longrope", "proportional")
 
 
 @dataclass(frozen=True)
@@ -173,11 +170,11 @@ def plan(
     gamma.theta_design(law, length)  # an impossible γ is an error even where the table does not need it
     if target_gamma is not None and method is None:
         method = "theta"
-    begin = _start(model, group, existing, original, length)
+    begin = starting.of(model, group, existing, original)
     now = candidates.as_it_is(model, begin, length)
     found: list[Candidate] = []
     skipped: dict[str, str] = {}
-    if length > begin.context and _extendable(model, begin, skipped):
+    if length > begin.context and starting.extendable(model, begin, skipped):
         found, skipped = candidates.all_methods(model, begin, length, target_gamma=law, original=original)
     subject = _subject(model, begin, length, now, found, skipped, method, law, original)
     reasons = _reasons(model, begin, length, subject)
@@ -201,38 +198,6 @@ def plan(
     )
 
 
-def _start(model: Checkpoint, group: str | None, existing: str | None, original: int | None, length: int) -> Start:
-    """Where the extension starts from; see :class:`Start`.
-
-    Raises:
-        UsageError: the context is unknown, or ``existing`` does not fit.
-    """
-    profile = model.profile
-    if existing not in (None, "replace", "compose"):
-        raise UsageError(f"existing must be replace or compose, not {existing!r}")
-    name = model.reached(group)
-    rope = profile.groups[name]
-    plain = Frequencies(rope.spectrum().inv_freq)
-    if not rope.scaled and not profile.scaled:
-        context = original or profile.trained_context or profile.declared_context
-        if context is None:
-            raise UsageError(f"{model.ref} does not say its trained context; pass --original-length")
-        # p-RoPE's pairs stand still since training: the rotation of training is the one in force
-        return Start(name, context, group_frequencies(rope), "error", "given" if original else "trained")
-    known = original or profile.trained_context
-    way = existing or ("replace" if known and rope.scaling.name not in _TRAINED_WITH else "compose")
-    if profile.declared_context is None or (way == "replace" and known is None):
-        if known is None:
-            raise UsageError(f"{model.ref} does not say its original context; pass --original-length")
-        way = "replace"
-    if way == "replace":
-        assert known is not None
-        return Start(name, known, plain, way, "given" if original else "trained")
-    declared = profile.declared_context
-    assert declared is not None
-    return Start(name, declared, group_frequencies(rope, declared), way, "declared")
-
-
 def _subject(
     model: Checkpoint, start: Start, length: int, now: Candidate, found: list[Candidate], skipped: Mapping[str, str],
     method: str | None, law: float, original: int | None,
@@ -247,7 +212,7 @@ def _subject(
         return chosen or candidates.candidate(model, method, start, length, target_gamma=law, original=original)
     declared = model.profile.declared_context or 0
     scaled = model.profile.groups[start.group].scaled
-    if length <= start.context or (scaled and length <= declared) or _windowed(model, start):
+    if length <= start.context or (scaled and length <= declared) or model.profile.groups[start.group].window:
         return now
     return propose(found) or now
 
@@ -264,31 +229,12 @@ def propose(found: list[Candidate]) -> Candidate | None:
     return min(able, key=lambda item: (item.geometry.angles_outside, _PREFERENCE.index(item.method)), default=None)
 
 
-def _extendable(model: Checkpoint, start: Start, skipped: dict[str, str]) -> bool:
-    """Whether any method can act on the group; else why not goes into ``skipped``."""
-    group = model.profile.groups[start.group]
-    reason = None
-    if group.window:
-        reason = f"the layers that rotate see no farther than {group.window:,} tokens"
-    elif group.scaling.name == "proportional":
-        reason = "proportional RoPE leaves most pairs standing still; no method extends it"
-    elif group.scalable is False:
-        reason = "nothing in the file reaches the rotation of these layers"
-    if reason is not None:
-        skipped |= {name: reason for name, method in REGISTRY.items() if method.applicable and name != "none"}
-    return reason is None
-
-
-def _windowed(model: Checkpoint, start: Start) -> bool:
-    return bool(model.profile.groups[start.group].window)
-
-
 def _reasons(model: Checkpoint, start: Start, length: int, subject: Candidate) -> list[Reason]:
     """The rules that apply; see ``verdict.RULES``."""
     profile, factor = model.profile, length / start.context
     group = profile.groups[start.group]
     untouched = subject.method == "as it is"
-    if untouched and _windowed(model, start) and factor > 1:
+    if untouched and model.profile.groups[start.group].window and factor > 1:
         return [Reason("window", verdict.CARE, f"the layers that rotate see no farther than {group.window:,} tokens")]
     declared = profile.declared_context or 0
     reasons = []
@@ -305,7 +251,7 @@ def _reasons(model: Checkpoint, start: Start, length: int, subject: Candidate) -
     elif subject.same is not None and not subject.same:
         reasons.append(Reason("written", verdict.DEGRADES, "no runtime computes it as it is defined"))
     elif subject.mostly_misread:
-        text = f"only {', '.join(subject.same or ())} computes it as defined; {', '.join(subject.differing)} do not"
+        text = f"computed as defined by {', '.join(subject.same or ())}, not by {', '.join(subject.differing)}"
         reasons.append(Reason("runtimes", verdict.CARE, text))
     return reasons
 
