@@ -29,7 +29,7 @@ RULES = (
     ("factor",     FINETUNE, "factor above 4, up to 64", "YaRN trains for 16x and 32x, LongRoPE for 64x"),
     ("factor",     DEGRADES, "factor above 64", "only LongRoPE's staged training is reported beyond"),
     ("angles",     CARE,     "0.1 % of the angles or more were never trained", "NTK-aware scaling at 2x"),
-    ("angles",     FINETUNE, "6 % or more", "NTK-aware scaling at 8x and 16x: perplexity above 10 without training"),
+    ("angles",     FINETUNE, "6 % or more", "NTK-aware scaling at 16x: perplexity above 10 without training"),
     ("angles",     DEGRADES, "12 % or more", "no scaling at 2x: perplexity above 1000 in the paper on interpolation"),
     ("neighbours", FINETUNE, "neighbours' step below 0.9 of the trained one",
      "linear scaling without training: perplexity 16 at 4x and 112 at 8x"),
