@@ -27,5 +27,5 @@ GPUS = (
 )  # fmt: skip
 #: numbers of cards that are tried
 CARDS = (1, 2, 4, 8)
-#: the share of a card that weights and cache may take; the rest is for activations (as vLLM's gpu_memory_utilization long had it)
+#: the share of a card that weights and cache may take; the rest is for activations
 USABLE = 0.9
