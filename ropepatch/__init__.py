@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ropepatch.methods.base import Frequencies
     from ropepatch.output import recover, replay, revert
     from ropepatch.patch import Patch
+    from ropepatch.planner.plan import Plan, plan
     from ropepatch.profile import RopeGroup, RopeProfile
     from ropepatch.runtimes.readings import all_runtimes
     from ropepatch.verify.verification import Verification, verify
@@ -32,6 +33,7 @@ _HOMES = {
     "Frequencies": "methods.base",
     "Manifest": "manifest",
     "Patch": "patch",
+    "Plan": "planner.plan",
     "RopeGroup": "profile",
     "RopeProfile": "profile",
     "all_runtimes": "runtimes.readings",
@@ -40,6 +42,7 @@ _HOMES = {
     "diff": "diffing",
     "doctor": "",
     "open": "checkpoint",
+    "plan": "planner.plan",
     "recover": "output",
     "replay": "output",
     "revert": "output",
@@ -54,6 +57,7 @@ __all__ = [
     "Frequencies",
     "Manifest",
     "Patch",
+    "Plan",
     "RopeGroup",
     "RopeProfile",
     "Verification",
@@ -64,6 +68,7 @@ __all__ = [
     "doctor",
     "errors",
     "open",
+    "plan",
     "recover",
     "replay",
     "revert",

@@ -23,6 +23,9 @@ from ropepatch.profile import RopeGroup, RopeProfile
 MAX_CONTEXT = (1 << 31) - 1
 
 
+_UNVALIDATED = "the base is designed for γ {:g}, a published heuristic that nothing has validated: see explain gamma"
+
+
 class Checkpoint:
     """An opened checkpoint.
 
@@ -81,6 +84,7 @@ class Checkpoint:
         hf_layout: str | None = None,
         bake: bool = False,
         force: bool = False,
+        target_gamma: float | None = None,
         **settings: Any,
     ) -> Patch:
         """The patch that extends this checkpoint; nothing is written.
@@ -95,6 +99,7 @@ class Checkpoint:
             hf_layout: ``v4``, ``v5`` or ``both``.
             bake: write per-pair factors even where a named method would do.
             force: patch a group that a longer context does not reach.
+            target_gamma: for ``theta``: design the base for this γ at ``length``, an unvalidated heuristic.
             settings: the method's parameters.
 
         Raises:
@@ -103,10 +108,12 @@ class Checkpoint:
             MethodUnsupported: the format cannot hold the method.
         """
         before = self.profile
-        name = self._group_name(before, group)
+        name = self.reached(group)
         start = before.groups[name]
         if not force:
             self._check_reach(start, name, method)
+        if target_gamma is not None:
+            settings = {**settings, "rope_theta": _designed(method, start, target_gamma, length, settings)}
         original = original or _asked_original(settings)
         trained = self._original(before, start, existing, original)
         wants_factor = _has_factor(method)
@@ -144,11 +151,17 @@ class Checkpoint:
             edits=tuple(edits),
             before=before,
             after=after,
-            notes=tuple(notes),
+            notes=(*notes, *([_UNVALIDATED.format(target_gamma)] if target_gamma is not None else ())),
             root=self.dialect.root,
         )
 
-    def _group_name(self, profile: RopeProfile, wanted: str | None) -> str:
+    def reached(self, wanted: str | None = None) -> str:
+        """The name of the rope group that a longer context reaches, or of the one that is ``wanted``.
+
+        Raises:
+            UsageError: there is no group of that name.
+        """
+        profile = self.profile
         if wanted is not None:
             if wanted not in profile.groups:
                 raise UsageError(f"there is no rope group {wanted!r}; there are: {', '.join(profile.groups)}")
@@ -208,6 +221,25 @@ class Checkpoint:
         if softmax is not None:  # the model multiplies by the new scaling's magnitude, or by none
             softmax = yarn_attention(getattr(scaling, "factor", 1.0), everywhere) ** 2 if everywhere else None
         return dataclasses.replace(start, scaling=scaling, factors=None, softmax_scale=softmax)
+
+
+def _designed(
+    method: str, group: RopeGroup, target_gamma: float, length: int | None, settings: Mapping[str, Any]
+) -> float:
+    """The base for a target γ.
+
+    Raises:
+        UsageError: the method has no base of its own to set, the length is missing, or the base is given twice.
+    """
+    from ropepatch.planner.gamma import raised_theta
+
+    if method.split("+")[0] != "theta":
+        raise UsageError(f"a target γ sets the base of theta; {method} has no such parameter")
+    if length is None:
+        raise UsageError("a target γ needs the length that it is meant for; pass --length")
+    if "rope_theta" in settings:
+        raise UsageError("give rope_theta or a target γ, not both")
+    return raised_theta(group.rope_theta, target_gamma, length)
 
 
 def _stages(method: Method) -> tuple[Method, ...]:

@@ -17,6 +17,7 @@ COMMANDS = (
     "freqs",
     "methods",
     "explain",
+    "plan",
     "apply",
     "diff",
     "doctor",
@@ -30,7 +31,8 @@ COMMANDS = (
 _EPILOG = """\b
 Exit codes:
   0    done
-  1    findings: diff differs, doctor has errors, a verification failed
+  1    findings: diff differs, doctor has errors, a verification failed,
+       plan says DEGRADES
   2    usage: options or parameters that cannot be used
   3    the input cannot be read or patched, or a file not written
   4    network, Hub or permission
@@ -94,6 +96,7 @@ def main() -> None:
     \b
     Examples:
       ropepatch inspect model.gguf
+      ropepatch plan model.gguf --length 131072
       ropepatch apply --method yarn --factor 4 model.gguf
       ropepatch diff model.gguf model-yarn-4x.gguf
       ropepatch revert model-yarn-4x.gguf

@@ -24,12 +24,14 @@ _ELSEWHERE = {
     "hf_layout": "--hf-layout",
     "bake": "--bake",
     "force": "--force",
+    "target_gamma": "--target-gamma",
     "method": "--method",
 }
 _EXAMPLES = examples(
     "apply --method yarn --factor 4 model.gguf",
     "apply --method yarn --length 131072 --set beta_fast=16 Qwen3-8B/ -o Qwen3-8B-128k/",
     "apply --method longrope --length 131072 --factors found.json model.gguf",
+    "apply --method theta --target-gamma 0.5 --length 131072 Llama-2-7b/",
     "apply --method linear --factor 2 model.gguf --dry-run --json > patch.json",
     "apply patch.json model-Q4_K_M.gguf",
 )
@@ -43,6 +45,9 @@ _EXAMPLES = examples(
 @click.option("--factor", type=float, help="How many times the original context.")
 @click.option("--length", type=click.IntRange(min=1), help="The new context in tokens, instead of --factor.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A parameter of the method; repeatable.")
+@click.option(
+    "--target-gamma", type=float, metavar="G", help="For theta: the base for this γ at --length, a heuristic."
+)
 @click.option("--factors", metavar="FILE", help="Factors for longrope: JSON, CSV, or a config.json that has them.")
 @click.option(
     "--original-length", type=click.IntRange(min=1), help="The trained context, where the file does not say it."
@@ -123,6 +128,7 @@ def _fresh_patch(ref: str, options: dict[str, Any]) -> Patch:
         hf_layout=options["hf_layout"],
         bake=options["bake"],
         force=options["force"],
+        target_gamma=options["target_gamma"],
         **settings,
     )
 

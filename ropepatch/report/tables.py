@@ -44,13 +44,14 @@ def heading_table(*headings: str) -> Table:
     return table
 
 
-def _grid(rows: Iterable[tuple[str, Text]]) -> Table:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(no_wrap=True, style="dim")
-    grid.add_column(overflow="fold")
+def grid(rows: Iterable[tuple[str, Text]]) -> Table:
+    """Names and values in two columns without lines."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True, style="dim")
+    table.add_column(overflow="fold")
     for name, value in rows:
-        grid.add_row(Text(name), value)
-    return grid
+        table.add_row(Text(name), value)
+    return table
 
 
 def profile_panel(profile: RopeProfile) -> Panel:
@@ -65,7 +66,7 @@ def profile_panel(profile: RopeProfile) -> Panel:
     ]
     if profile.nope_layers:
         rows.append(("without RoPE", plain(f"layers {ranges(profile.nope_layers)}")))
-    return Panel(_grid(rows), title=plain(_cut(name), "bold"), title_align="left", expand=False)
+    return Panel(grid(rows), title=plain(_cut(name), "bold"), title_align="left", expand=False)
 
 
 def _cut(name: str, width: int = 60) -> str:
@@ -261,7 +262,7 @@ def explanation(document: Mapping[str, Any]) -> list[Any]:
         ("GGUF", plain(SPELLED["gguf"].get(written["gguf"], "cannot be written"))),
     ]
     shown: list[Any] = [
-        Panel(_grid(rows), title=plain(f"{document['name']}: {document['title']}", "bold"), title_align="left"),
+        Panel(grid(rows), title=plain(f"{document['name']}: {document['title']}", "bold"), title_align="left"),
         plain(document["about"]),
     ]
     if document["parameters"]:

@@ -85,6 +85,53 @@ def test_explain(method: str) -> None:
     }
 
 
+@pytest.mark.parametrize("name", ["gamma", "cost", "verdict"])
+def test_explain_topics(name: str) -> None:
+    """The plan's topics have documents of their own, and a text with every formula for people."""
+    document = printed(ropepatch("explain", name, "--json"))
+    text = ropepatch("explain", name, env={"COLUMNS": "400"}).out
+
+    validate(document, "topic")
+    for item in document["formulas"]:  # type: ignore[attr-defined]
+        assert item["formula"] in text
+
+
+@pytest.mark.parametrize("kind", ["model", "folder"])
+def test_plan(kind: str, request: pytest.FixtureRequest) -> None:
+    """plan prints what it would do; the command that it names does it."""
+    path: Path = request.getfixturevalue(kind)
+    document = printed(ropepatch("plan", path, "--length", 8192, "--json"))
+
+    validate(document, "plan")
+    assert document["verdict"] == "USABLE-WITH-CARE"
+    command = str(document["command"]).split()
+    assert command[:2] == ["ropepatch", "apply"]
+    patch = printed(ropepatch(*command[1:], "--dry-run", "--json"))
+    assert patch["after"]["declared_context"] == 8192  # type: ignore[index]
+    assert patch["method"] == document["subject"]
+
+
+def test_plan_exits_with_one_when_it_degrades(model: Path) -> None:
+    """A verdict of DEGRADES is a finding: exit code 1, with the whole document all the same."""
+    document = printed(ropepatch("plan", model, "--length", 8192, "--method", "none", "--json"), code=1)
+
+    validate(document, "plan")
+    assert document["verdict"] == "DEGRADES"
+
+
+def test_target_gamma(folder: Path) -> None:
+    """apply --method theta --target-gamma writes the designed base, and its record says what it rests on.
+
+    γ 0.5 asks for less than the geometry does: a fifth of the angles stays unseen, and plan says DEGRADES.
+    """
+    planned = printed(ropepatch("plan", folder, "--length", 16384, "--target-gamma", 0.5, "--json"), code=1)
+    patch = printed(ropepatch(*str(planned["command"]).split()[1:], "--dry-run", "--json"))
+
+    base = planned["gamma"]["theta_design"]  # type: ignore[index]
+    assert patch["parameters"]["default"] == {"method": "theta", "rope_theta": round(base)}  # type: ignore[index]
+    assert any("heuristic" in note for note in patch["notes"])  # type: ignore[attr-defined]
+
+
 def test_explain_prints_it() -> None:
     """The command prints the document of the method."""
     document = printed(ropepatch("explain", "yarn", "--json"))
@@ -176,11 +223,17 @@ def test_printed_patch_can_be_applied(model: Path) -> None:
         (["apply", "--method", "yran", "--factor", "4", "missing.gguf"], 2),
         (["apply", "--factor", "four", "missing.gguf"], 2),
         (["apply", "--existing", "maybe", "missing.gguf"], 2),
+        (["apply", "--method", "yarn", "--target-gamma", "0.5", "--length", "8192", "MODEL"], 2),
+        (["apply", "--method", "theta", "--target-gamma", "0.5", "MODEL"], 2),
+        (["apply", "--method", "theta", "--target-gamma", "2", "--length", "8192", "MODEL"], 2),
+        (["apply", "--method", "theta", "--target-gamma", "0.1", "--length", "2048", "MODEL"], 2),
+        (["plan", "MODEL"], 2),
+        (["plan", "missing.gguf", "--length", "8192"], 3),
     ],
 )
-def test_errors_are_documents_too(arguments: list[str], code: int, tmp_path: Path) -> None:
+def test_errors_are_documents_too(arguments: list[str], code: int, tmp_path: Path, model: Path) -> None:
     """With --json an error is one JSON object on stderr, and nothing is on stdout."""
-    ended = ropepatch(*arguments, "--json", cwd=tmp_path)
+    ended = ropepatch(*(model if item == "MODEL" else item for item in arguments), "--json", cwd=tmp_path)
 
     assert (ended.code, ended.out) == (code, "")
     validate(ended.error, "error")

@@ -49,6 +49,11 @@ def test_inspect_imports_little(model: Path) -> None:
     assert not modules_after("inspect", model) & {*HEAVY, "jsonschema", "safetensors"}
 
 
+def test_plan_imports_little(folder: Path) -> None:
+    """A plan needs numpy and rich, and neither engines nor the schemas nor safetensors."""
+    assert not modules_after("plan", folder, "--length", 8192) & {*HEAVY, "jsonschema", "safetensors", "gguf"}
+
+
 def test_package_imports_next_to_nothing() -> None:
     """import ropepatch alone does not import numpy, and its names are there all the same."""
     program = "import sys, ropepatch; print('numpy' in sys.modules, callable(ropepatch.open), dir(ropepatch))"
@@ -87,6 +92,8 @@ def test_tables_fit_the_width(columns: int, model: Path) -> None:
         "plot": ropepatch("freqs", other, "--plot", env=width).out,
         "methods": ropepatch("methods", env=width).out,
         "explain": ropepatch("explain", "yarn", env=width).out,
+        "plan": ropepatch("plan", model.name, "--length", 16384, cwd=model.parent, env=width).out,
+        "gamma": ropepatch("explain", "gamma", env=width).out,
         "dry run": ropepatch("apply", "--method", "llama3", "--factor", 4, model, "--dry-run", env=width).out,
     }
 

@@ -1,0 +1,1 @@
+"""What a longer context asks of a checkpoint, from its metadata alone: geometry, cost, verdict."""

@@ -1,0 +1,77 @@
+"""What ``ropepatch explain gamma``, ``explain cost`` and ``explain verdict`` say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ropepatch.planner import gamma, verdict
+
+SCHEMA = "ropepatch.topic/1"
+#: by name: title, formulas (what, formula), what is known, sources
+_TOPICS: dict[str, tuple[str, tuple[tuple[str, str], ...], tuple[str, ...], tuple[str, ...]]] = {
+    "gamma": (
+        "γ, the designed base and the published planner",
+        (
+            ("law", "mean attention at distance d ∝ d^(-γ); below 1 attention looks far, above 1 it is local"),
+            ("γ_Padé", "(2 - z)/(2 + z), z = L√2/θ: the [1,1] Padé approximant of e^(-z)"),
+            ("θ_design", "L√2 (1+γ) / (2(1-γ)): the base that has γ at length L"),
+            ("d_horizon", "θ(1-γ)√2/(1+γ), for 0 < γ < 1"),
+            ("published verdict", "γ_eff ≤ 0.2 DEGRADES, s > 4 NEEDS-FINETUNE, γ_eff ≥ 0.6 HEALTHY, else with care"),
+            ("what that is", "T/θ ≥ 0.9428 DEGRADES, s > 4 NEEDS-FINETUNE, T/θ ≤ 0.3536 HEALTHY, else with care"),
+        ),
+        (
+            gamma.STANDING,
+            *gamma.TAUTOLOGIES,
+            "what holds: γ grows with θ, falls with L, and θ_design is the exact inverse",
+            "its author reports errors of about a fifth; models of one base and length measure 0.51 to 1.02",
+            "its passkey data has nothing retrieved at any distance, so the horizon was never confirmed",
+            "ropepatch takes no verdict from it; apply --method theta --target-gamma G --length N tries it",
+        ),
+        ("Thermodynamic Attention Framework, Zenodo 19826343 and 20314038", "repository karlesmarin/tafagent"),
+    ),
+    "cost": (
+        "what a length costs",
+        (
+            ("KV cache", "Σ over layers: h_kv (d_k + d_v) · min(L, window) · bytes an element"),
+            ("latent cache (MLA)", "Σ over layers: (kv_lora_rank + qk_rope_head_dim) · L · bytes an element"),
+            ("bytes an element", "f16 2; q8_0 34/32; q4_0 18/32 (blocks of 32 with one half float of scale)"),
+            ("weights", "sizes of the tensors; without them parameters · bytes of dtype"),
+            ("prefill", "2 · active weights · L + Σ over layers: 2 h (d_k + d_v) · pairs of query and key, in FLOPs"),
+            ("pairs", "L(L+1)/2; with a window W below L: W(W+1)/2 + (L - W) W"),
+            ("cards", "the fewest of 1, 2, 4 and 8 with 0.9 · memory ≥ weights/cards + KV/min(cards, h_kv)"),
+            ("sequences", "⌊(0.9 · memory - weights/cards) · min(cards, h_kv) / KV of one sequence⌋"),
+        ),
+        (
+            "the KV cache grows in proportion to the length, attention in prefill with its square",
+            "active weights: of experts those that a token uses, the embeddings left out",
+            "a latent cache cannot be split by heads: every card holds all of it",
+            "the tenth that is left of a card is for activations; how much they take is the engine's matter",
+            "layers of linear attention, convolutions and state spaces keep one state whatever the length",
+        ),
+        ("ggml block types: ggml-common.h", "card memory: what the drivers report"),
+    ),
+    "verdict": (
+        "the rules of ropepatch plan",
+        tuple((f"{rule}: {asks}", f"{condition} ({ground})") for rule, asks, condition, ground in verdict.RULES),
+        (
+            "a policy over the factor and the exact geometry, not a measurement: ropepatch audit measures",
+            "every rule that applies gives a verdict with its reason, and the gravest counts",
+            f"from lightest to gravest: {', '.join(verdict.VERDICTS)}; plan exits with 1 for the last",
+        ),
+        (),
+    ),
+}  # fmt: skip
+NAMES = tuple(_TOPICS)
+
+
+def explain(name: str) -> dict[str, Any]:
+    """A topic as the JSON that ``schemas/topic.schema.json`` describes."""
+    title, formulas, known, sources = _TOPICS[name]
+    return {
+        "schema": SCHEMA,
+        "name": name,
+        "title": title,
+        "formulas": [{"name": what, "formula": formula} for what, formula in formulas],
+        "known": list(known),
+        "sources": list(sources),
+    }
