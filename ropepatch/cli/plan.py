@@ -98,7 +98,7 @@ def _show(out: Output, found: Plan, snippets: bool) -> None:
         out.line(f"do it with: {found.command}")
     for line in found.launch if snippets else ():
         out.line("")
-        out.line(f"{line.runtime}: {line.refused or ''}".rstrip())
+        out.line(f"{line.runtime}: {line.refused or line.ignored or ''}".rstrip())
         for text in line.text.splitlines():
             out.line(f"  {text}")
     for item in found.methods:

@@ -129,9 +129,7 @@ class Plan:
             "cost": self.cost.to_json() if self.cost else None,
             "cost_unknown": self.cost_unknown,
             "fine_tuning": [recipe.to_json() for recipe in self.recipes],
-            "launch": [
-                {**asdict(line), "avoid": list(line.avoid), "notes": list(line.notes)} for line in self.launch
-            ],
+            "launch": [line.to_json() for line in self.launch],
             "notes": list(self.notes),
         }  # fmt: skip
 

@@ -92,6 +92,17 @@ def test_commands_can_be_pasted(tmp_path: Path) -> None:
     assert f"{ref}-yarn-4x" in shlex.split(brief.benchmark_command(plan, "vllm"))
 
 
+def test_audit_command_is_one(tmp_path: Path) -> None:
+    """The audit's own parser takes the command that the brief proposes."""
+    from ropepatch.cli.audit import command
+
+    words = shlex.split(brief.audit_command(ropepatch.plan(llama(tmp_path), 16384)))
+    given = command.make_context("audit", words[2:]).params
+
+    assert given["ref"] == str(tmp_path)
+    assert (given["methods"], given["factor"]) == ("yarn", 4)
+
+
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
     """Markup and control characters in what a file or its name says reach neither form as such."""
     ref = llama(tmp_path / "<b onclick=x>`|[a](b)\x1b[31m</b>")
