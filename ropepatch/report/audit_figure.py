@@ -32,7 +32,7 @@ def png(result: Audit) -> bytes:
         figsize=(1.2 + 2.9 * columns, 0.9 + (0.9 + 0.42 * len(result.lengths)) * rows), layout="constrained"
     )
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    image = None
+    image: Any = None
     for row, task in enumerate(result.tasks):
         for column, variant in enumerate(result.variants):
             image = _map(axes[row][column], result, variant, task)
