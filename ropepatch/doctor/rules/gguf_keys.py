@@ -200,6 +200,8 @@ def doubled(subject: Subject) -> Iterator[Hit]:
     given = view.number(_ATTN)
     if view.kind != "yarn" or not given or view.factor <= 1:
         return
+    if view.number("rope.scaling.yarn_log_multiplier"):
+        return  # latent attention: the two keys together make the magnitude, and neither says it alone
     usual = yarn_attention(view.factor)
     if math.isclose(given, usual, rel_tol=2e-3):
         text = f"is {given:.4g}, YaRN's own magnitude: cos and sin are multiplied by {given * usual:.4g}"
