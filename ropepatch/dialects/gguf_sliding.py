@@ -26,7 +26,7 @@ def groups(dialect: GgufDialect, row: Row, full: RopeGroup) -> dict[str, RopeGro
     """The rope groups by name, given the full-attention layers; one ``default`` where a patch reaches all alike."""
     window = dialect.number("attention.sliding_window")
     if row.swa == "-" or not window:
-        return {"default": full}
+        return {"default": dataclasses.replace(full, scalable=False if row.fixed else None)}
     slide, rest = layers(dialect)
     local = dataclasses.replace(_sliding(dialect, row, full), window=int(window), layers=slide)
     if row.nope == "full":

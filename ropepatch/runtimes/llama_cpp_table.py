@@ -15,7 +15,7 @@ Columns of the table:
            `Fc` the latter two when rope.scaling.type is longrope, else the former,
            `x` a tensor is accepted and then ignored
 `rot`      `head` rope.dimension_count must equal the head dimension (the load fails or the process aborts),
-           `any` it may be smaller
+           `any` it may be smaller; `fixed` the graph rotates by constants, whatever the file says
 `betas`    `yes` rope.scaling.yarn_beta_fast and yarn_beta_slow are read; elsewhere they stay 32 and 1
 `logmul`   rope.scaling.yarn_log_multiplier: `-` not read, `raw` mscale_all_dim itself, `tenth` 0.1 of it and the graph
            multiplies the softmax scale as well, `zero` the graph does so too, with a multiplier that no key sets
@@ -44,7 +44,7 @@ class Row:
     arch: str
     pairs: Literal["norm", "neox", "mrope", "imrope", "none"]
     factors: Literal["-", "F", "L", "Fc", "x"]
-    rot: Literal["head", "any", "-"]
+    rot: Literal["head", "any", "fixed", "-"]
     betas: bool
     log_mul: Literal["-", "raw", "tenth", "zero"]
     swa: Literal["-", "same", "one", "off"]
@@ -61,6 +61,11 @@ class Row:
     def scales_softmax(self) -> bool:
         """Whether the graph multiplies the softmax scale by a magnitude of the scaling, besides cos and sin."""
         return self.log_mul in ("tenth", "zero")
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the graph rotates by constants, so that nothing in a file changes its angles."""
+        return self.rot == "fixed"
 
     def factor_tensors(self, scaling_type: str | None = None) -> tuple[str, ...]:
         """Names of the factor tensors that take effect when `rope.scaling.type` is `scaling_type` (None: absent)."""
@@ -97,7 +102,7 @@ dbrx             neox   -       head -     -      -    -     -
 deci             norm   Fc      head -     -      -    -     -
 deepseek         norm   -       head -     -      -    -     -
 deepseek2        norm   -       any  -     tenth  -    -     -    only the RoPE part of MLA heads rotates
-deepseek2-ocr    neox   -       any  -     -      -    -     -    scaling ignored; a base other than 10000 aborts
+deepseek2-ocr    neox   -       fixed -     -      -    -     -    scaling ignored; a base other than 10000 aborts
 deepseek32       norm   -       any  -     tenth  -    -     -    the indexer rotates as neox
 deepseek4        norm   -       any  -     -      one  main  -    factor on compressed layers only, with their own base
 dflash           neox   F       any  -     -      same main  -    draft model; mrope with sections; norm for DeepSeek-V4

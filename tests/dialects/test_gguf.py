@@ -500,3 +500,12 @@ def test_a_lift_of_what_was_lowered_is_the_method(gguf_file: Make) -> None:
     for method in ("linear", "yarn"):
         patch, output = patched(gguf_file(), method)
         assert ropepatch.open(output).profile.groups["default"].scaling == patch.after.groups["default"].scaling
+
+
+@pytest.mark.parametrize("method", ["yarn", "linear", "ntk"])
+def test_a_graph_that_rotates_by_constants_is_refused(gguf_file: Make, method: str) -> None:
+    """deepseek2-ocr's graph ignores scaling and stops on another base, so that nothing is written for it."""
+    path = gguf_file("qwen2", label="deepseek2-ocr")
+
+    with pytest.raises(MethodUnsupported, match="nothing in the file reaches the rotation of default"):
+        ropepatch.open(path).patch(method, 4.0)

@@ -174,7 +174,7 @@ def no_effect(subject: Subject) -> Iterator[Hit]:
     if row is None or view.factor == 1 or view.kind == "none" or subject.profile is None:
         return
     still = all(group.scalable is False for group in subject.profile.groups.values())
-    if still or "scaling ignored" in row.note:
+    if still:
         text = f"factor {view.factor:g} changes nothing on {view.arch}"
         yield Hit(view.full(FACTOR), text, subject.scope.specs)
 
