@@ -73,7 +73,11 @@ def logprobs(
 
 def load_report(gguf_path: str | Path, n_ctx: int = 256, *, timeout: float = 60.0) -> Report:
     """Load a file and return what the engine printed; never raises for a refused file."""
-    reply = _child({"model": str(gguf_path), "n_ctx": n_ctx, "rope": {}, "verbosity": 5}, timeout)
+    for _ in range(5):
+        reply = _child({"model": str(gguf_path), "n_ctx": n_ctx, "rope": {}, "verbosity": 5}, timeout)
+        # The engine logs from a thread of its own: one that stops on a file may lose the tail, and says it next time.
+        if "loaded" in reply or "print_info: rope type" in reply["log"]:
+            break
     info, looked_for = {}, set()
     for line in reply["log"].splitlines():
         if "print_info: " in line and " = " in line:
