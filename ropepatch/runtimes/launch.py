@@ -269,17 +269,17 @@ def _mlx(order: Order, predicted: Mapping[str, Prediction]) -> Launch:
 
 def _exllamav3(order: Order, predicted: Mapping[str, Prediction]) -> Launch:
     rows = math.ceil(order.length / 256) * 256
+    chosen = any(one.switches == "at load" for one in predicted.values())
     text = [
         "from exllamav3 import Cache, Config, Model",
         f"config = Config.from_directory({order.ref!r})",
-        *([f"config.override_dynamic_seq_len({order.length})"] if order.length != order.context else []),
+        *([f"config.override_dynamic_seq_len({order.length})"] if chosen and order.length != order.context else []),
         "model = Model.from_config(config)",
         f"cache = Cache(model, max_num_tokens={rows})",
         "model.load()",
     ]
     avoid: tuple[str, ...] = ()
-    if order.context is not None and order.length > order.context:
-        # the override reaches the choice between two lists only (exllamav3/model/config.py)
+    if order.context is not None and order.length > order.context and not chosen:
         avoid = (f"a config with max_position_embeddings {order.context} for YaRN: its factor follows that key alone",)
     return Launch("exllamav3", "\n".join(text), avoid, _notes(predicted))
 
