@@ -136,9 +136,9 @@ def _ntk(engine: Vllm, view: View, read: Reader, length: int | None) -> Result:
 
 
 def _dynamic(engine: Vllm, view: View, read: Reader, length: int | None) -> Result:
-    """From 0.22 on PR #41277 lets the formula start from a trained length that defaults to the declared one: plain RoPE.
+    """From 0.22 on (PR #41277) the formula starts from a trained length that defaults to the declared one: plain RoPE.
 
-    Before it, the base of the full extension was in force at every length.
+    Before, the base of the full extension was in force at every length.
     """
     rope = view.spectrum(view.share())
     if "alpha" in view.rope:
