@@ -20,7 +20,7 @@ help:
 	@echo "make conformance  fetch vLLM's and mlx-lm's own code and hold the predictions against it (340 MB)"
 	@echo "make lint      ruff check, ruff format --check, mypy"
 	@echo "make format    let ruff rewrite what it can"
-	@echo "make docs      write docs/cli.md, methods.md, runtimes.md and the outputs in the other pages (docs-check: compare)"
+	@echo "make docs      write docs/cli.md, methods.md, runtimes.md, rules.md and the outputs in the other pages (docs-check: compare)"
 	@echo "make bench     make a 4 GB GGUF and measure ropepatch against cp and gguf-new-metadata"
 	@echo "make fixtures  make the small checkpoints again (trains one of them: about five minutes)"
 	@echo "make clean     remove .venv, build products and caches"
@@ -41,6 +41,8 @@ $(CORE): pyproject.toml $(SOURCE) | $(BIN)/python
 $(TEST): pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet torch==2.13.0
 	$(BIN)/pip install --quiet --editable '.[test]'
+	@$(BIN)/pip install --quiet --only-binary mlx,mlx-cpu --editable '.[mlx]' || \
+	  echo "no mlx-lm for this system: its live tests will be skipped"
 	@touch $@
 
 $(MODEL): | $(CORE)
@@ -107,12 +109,14 @@ docs: $(TEST)
 	$(BIN)/python tools/cli_reference.py
 	$(BIN)/python tools/methods_page.py
 	$(BIN)/python tools/runtimes_page.py
+	$(BIN)/python tools/rules_page.py
 	$(BIN)/python tools/doc_outputs.py
 
 docs-check: $(TEST)
 	$(BIN)/python tools/cli_reference.py --check
 	$(BIN)/python tools/methods_page.py --check
 	$(BIN)/python tools/runtimes_page.py --check
+	$(BIN)/python tools/rules_page.py --check
 	$(BIN)/python tools/doc_outputs.py --check
 
 bench: $(CORE)

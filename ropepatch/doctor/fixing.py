@@ -61,6 +61,8 @@ def _edits(before: Subject, after: Subject) -> Iterator[Edit]:
     if before.format == "gguf":
         yield from _key_edits(before, after)
         return
+    if before.format != "hf":
+        return
     yield from _json_edits(before.file, (), before.config, after.config)
     yield from _json_edits(TOKENIZER, (), before.tokenizer, after.tokenizer)
 

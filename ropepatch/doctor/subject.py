@@ -16,6 +16,8 @@ from ropepatch.dialects.base import Dialect
 from ropepatch.dialects.gguf import GgufDialect
 from ropepatch.dialects.hf_config import HfDialect
 from ropepatch.dialects.hf_section import Section
+from ropepatch.dialects.mistral_params import MistralDialect
+from ropepatch.dialects.safetensors_file import SafetensorsDialect
 from ropepatch.doctor import gguf_view
 from ropepatch.doctor.gguf_view import GgufView
 from ropepatch.doctor.scope import Scope
@@ -29,6 +31,12 @@ from ropepatch.runtimes.base import Prediction
 from ropepatch.runtimes.comparison import Cell
 
 TOKENIZER = "tokenizer_config.json"
+_FORMATS: dict[type, str] = {
+    HfDialect: "hf",
+    GgufDialect: "gguf",
+    MistralDialect: "mistral",
+    SafetensorsDialect: "safetensors",
+}
 _Path = tuple[str, ...]
 Outcome = dict[str, Prediction] | RopepatchError
 
@@ -78,8 +86,8 @@ class Subject:
 
     @cached_property
     def format(self) -> str:
-        """``hf``, ``gguf`` or ``other``."""
-        return "hf" if isinstance(self.dialect, HfDialect) else "gguf" if isinstance(self.dialect, GgufDialect) else ""
+        """``hf``, ``gguf``, ``mistral``, ``safetensors``, or nothing where no rule looks at it."""
+        return next((name for kind, name in _FORMATS.items() if isinstance(self.dialect, kind)), "")
 
     @property
     def file(self) -> str:
