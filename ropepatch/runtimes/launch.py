@@ -10,12 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ropepatch import runtimes
 from ropepatch.dialects import hf_families
 from ropepatch.errors import RopepatchError
-from ropepatch.frequencies import TOLERANCE, deviation, profile_frequencies
+from ropepatch.frequencies import TOLERANCE, deviation, plain_base, profile_frequencies
 from ropepatch.methods.base import Frequencies
 from ropepatch.profile import RopeProfile
 from ropepatch.runtimes.base import Prediction
@@ -166,23 +164,14 @@ def _dropped(profile: RopeProfile, predicted: Mapping[str, Prediction], length: 
     """What the runtime turns by instead, where it comes to plain RoPE that the file does not say."""
     for name, said in _said(profile, length):
         made = _of(name, predicted)
-        theta = _plain_base(made)
+        theta = plain_base(made.frequencies)
         if theta is None or deviation(made.frequencies, said) <= TOLERANCE:
             continue
         keys = f" and ignores {', '.join(made.ignored)}" if made.ignored else ""
         if made.inv_freq.size != said.inv_freq.size:
             return f"rotates {made.inv_freq.size} pairs of dimensions, the file says {said.inv_freq.size}{keys}"
-        return f"loads it as plain RoPE of base {theta:.6g}{keys}"
+        return f"loads it as plain RoPE of base {theta:.0f}{keys}"
     return None
-
-
-def _plain_base(made: Prediction) -> float | None:
-    """The base where the frequencies are those of unscaled RoPE, None else."""
-    slopes = np.diff(np.log(made.inv_freq)) if (made.inv_freq > 0).all() and made.inv_freq.size > 1 else np.ones(1)
-    plain = abs(made.inv_freq[0] - 1) <= TOLERANCE and np.ptp(slopes) <= TOLERANCE and slopes[0] < 0
-    if not plain or not math.isclose(made.attention_scale, 1.0, rel_tol=TOLERANCE):
-        return None
-    return float(np.exp(-slopes[0] * made.inv_freq.size))
 
 
 def _order(

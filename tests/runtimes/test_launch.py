@@ -108,7 +108,7 @@ def test_other_frequencies_than_the_file_says_are_noted(tmp_path: Path) -> None:
 def test_exllamav3_is_told_a_length_where_it_takes_one() -> None:
     """Phi's lists are chosen by the length at load; elsewhere the file alone counts."""
     off = hf(CASES["yarn_qwen25_doc"], length=131072)["exllamav3"]
-    assert (off.text, off.ignored) == ("", "loads it as plain RoPE of base 1e+06 and ignores rope_scaling.factor")
+    assert (off.text, off.ignored) == ("", "loads it as plain RoPE of base 1000000 and ignores rope_scaling.factor")
     further = hf(CASES["yarn_consistent"], length=262144)["exllamav3"]
     assert "override" not in further.text
     assert any("its factor follows that key alone" in option for option in further.avoid)
