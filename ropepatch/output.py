@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ropepatch import bundle, checkpoint, manifest, splices
+from ropepatch import bundle, checkpoint, manifest, naming, splices
 from ropepatch import overlay as overlays
 from ropepatch.bundle import Bundle, Progress, bundle_of
 from ropepatch.errors import CheckFailed, InputError, UsageError, WouldOverwrite
@@ -234,7 +234,7 @@ def revert(
     ref = Path(ref)
     if not ref.exists():
         raise InputError("no such file or directory", where=str(ref))
-    for pending in bundle.journals(ref):
+    for pending in naming.journals(ref):
         journal.refuse_pending(pending)
     patched = bundle_of(ref)
     record = manifest.read(patched.manifest)
@@ -276,7 +276,7 @@ def recover(ref: str | Path, *, progress: Progress | None = None) -> list[Path]:
     if not ref.parent.is_dir():
         raise InputError("no such file or directory", where=str(ref))
     found = []
-    for pending in bundle.journals(ref):
+    for pending in naming.journals(ref):
         found += [pending.parent / name for name in journal.recover(pending, progress)]
     if not found and not ref.exists():
         raise InputError("no such file or directory", where=str(ref))
@@ -286,7 +286,7 @@ def recover(ref: str | Path, *, progress: Progress | None = None) -> list[Path]:
 def _counterpart(name: str, model: checkpoint.Checkpoint) -> str:
     """The sibling's file that corresponds to an edited one: the shard of the same number, else the first file."""
     own = [path.name for path in model.dialect.files()]
-    match = bundle.SHARD.match(name)
+    match = naming.SHARD.match(name)
     number = int(match["number"]) if match else 1
     return own[number - 1] if number <= len(own) else own[0]
 

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ropepatch import splices
-from ropepatch.bundle import SHARD, Bundle
+from ropepatch.bundle import Bundle
 from ropepatch.containers import gguf
 from ropepatch.errors import InputError, UsageError
+from ropepatch.naming import SHARD
 from ropepatch.patch import Patch
 from ropepatch.storage import files, kernel
 from ropepatch.storage.files import Progress

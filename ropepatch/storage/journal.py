@@ -17,13 +17,12 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from ropepatch.errors import InputError
+from ropepatch.naming import JOURNAL_SUFFIX as SUFFIX
 from ropepatch.storage import files, in_place, kernel, moving
 from ropepatch.storage.in_place import Plan
 from ropepatch.storage.splice import Splice
 
 SCHEMA = "ropepatch.journal/1"
-#: how a journal's name ends
-SUFFIX = ".ropepatch-journal"
 #: a journal's first line is never longer
 _LINE_LIMIT = 64 << 20
 #: journals of changes that this process is in the middle of: it may read what it writes

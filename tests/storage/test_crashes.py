@@ -15,8 +15,9 @@ import pytest
 
 import ropepatch
 from ropepatch import output
-from ropepatch.bundle import bundle_of, journals
+from ropepatch.bundle import bundle_of
 from ropepatch.errors import InputError
+from ropepatch.naming import journals
 from ropepatch.storage import in_place, journal, moving
 from tests.storage.test_in_place import GROWING, OLD, force, spliced
 from tests.support import faults, tiny
