@@ -1,4 +1,4 @@
-"""Walking over the texts of a GGUF array: a vocabulary has 150,000 of them, and nothing before its end says where it ends."""
+"""Walking over the texts of a GGUF array: a vocabulary has 150,000, and nothing before its end says where that is."""
 
 from __future__ import annotations
 
