@@ -91,6 +91,10 @@ class Bundle:
         paths = [self.root] if self.kind == "folder" else [*(self.path(n) for n in self.names), self.manifest]
         for path in paths:
             if os.path.lexists(path):
+                if self.kind != "folder":
+                    from ropepatch.storage import journal
+
+                    journal.refuse_pending(self.journal)
                 raise WouldOverwrite("exists already", where=str(path), hint="choose another name with -o")
         if not self.anchor.parent.is_dir():
             raise InputError("no such directory", where=str(self.anchor.parent))
@@ -131,6 +135,8 @@ def write(
     changes: Mapping[str, list[Splice]],
     weights: str,
     progress: Progress | None = None,
+    *,
+    sync: bool = True,
 ) -> None:
     """Write ``target``: changed files with their splices, the others linked, copied or (weights only) left out.
 
@@ -140,6 +146,7 @@ def write(
         changes: splices by the source's file name.
         weights: ``link``, ``copy`` or ``none``.
         progress: called with the number of bytes just moved.
+        sync: wait until each file is on the disk.
     """
     from ropepatch.storage import files
 
@@ -148,10 +155,10 @@ def write(
         if target.kind == "folder":
             new.parent.mkdir(parents=True, exist_ok=True)
         if old_name in changes or source.kind == "file":
-            files.write_spliced(old, new, changes.get(old_name, []), progress=progress)
+            files.write_spliced(old, new, changes.get(old_name, []), sync=sync, progress=progress)
         elif weights == "none" and old.suffix in _WEIGHTS:
             continue
         elif weights == "link" and old.stat().st_size > _LINKED_FROM:
-            files.link_or_copy(old, new, progress=progress)
+            files.link_or_copy(old, new, sync=sync, progress=progress)
         else:
-            files.clone_or_copy(old, new, progress=progress)
+            files.clone_or_copy(old, new, sync=sync, progress=progress)
