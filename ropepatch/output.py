@@ -21,7 +21,7 @@ from ropepatch.manifest import Manifest
 from ropepatch.patch import Patch, group_edits
 from ropepatch.storage import files, journal, kernel
 from ropepatch.storage.splice import Splice, invert
-from ropepatch.verify import structure
+from ropepatch.verify import after_write, structure
 
 WEIGHTS = ("link", "copy", "none")
 DIGESTS = ("none", "header", "full")
@@ -49,7 +49,7 @@ def write(
     in_place: bool = False,
     weights: str = "link",
     digest: str | None = None,
-    verify: bool = True,
+    verify: bool | str = True,
     overlay: bool = False,
     body: str = "auto",
     progress: Progress | None = None,
@@ -63,7 +63,8 @@ def write(
         weights: files that do not change: ``link`` (reflink, hard link or copy), ``copy`` or ``none``.
         digest: ``none``, ``header`` (small files only) or ``full``; default full for the copy of a file, header for
             in place and linked weights.
-        verify: check the output, and delete it when a check fails.
+        verify: check the output, and delete it when a check fails: ``structure`` (True), ``forward`` (also run it at
+            far positions, and keep the statement beside the manifest), or ``none`` (False).
         overlay: write a first shard without weights beside a body that it shares; see :mod:`ropepatch.overlay`.
         body: how the body is brought there: ``auto``, ``hardlink``, ``symlink`` or ``copy``.
         progress: called with the number of bytes just moved.
@@ -77,16 +78,20 @@ def write(
     if in_place and output is not None:
         raise UsageError("in place and an output name exclude each other")
     source = source_of(patch)
+    depth = after_write.depth(verify)
     if overlay and in_place:
         raise UsageError("in place and overlay exclude each other")
     if overlay:
-        output = output or default_output(patch)
-        return _Overlay(patch, source, overlays.target(output), digest or "header", body, progress).run(verify)
-    target = source if in_place else source.renamed(output or default_output(patch))
+        target = overlays.target(output or default_output(patch))
+    else:
+        target = source if in_place else source.renamed(output or default_output(patch))
     if not in_place:
         target.refuse_existing()
+    forward = after_write.prepare(patch, source, weights) if depth == "forward" else None
+    if overlay:
+        return _Overlay(patch, source, target, digest or "header", body, progress, forward).run(depth != "none")
     usual = "header" if in_place or (source.kind != "file" and weights == "link") else "full"
-    return _Job(patch, source, target, in_place, weights, digest or usual, progress).run(verify)
+    return _Job(patch, source, target, in_place, weights, digest or usual, progress, forward).run(depth != "none")
 
 
 @dataclasses.dataclass
@@ -98,6 +103,7 @@ class _Job:
     weights: str
     digest: str
     progress: Progress | None
+    forward: after_write.ForwardCheck | None = None
 
     def run(self, verify: bool) -> Manifest:
         started = manifest.now()
@@ -136,6 +142,8 @@ class _Job:
     ) -> Manifest:
         full = self.digest == "full"
         report = structure.check(self.patch, self.source, written, changes, full=full) if verify else None
+        if self.forward and report:
+            self.forward.run(written, report)
         new_name = dict(zip(self.source.names, written.names, strict=True))
         compared = verify and full and not self.in_place
         document = manifest.build(
@@ -150,6 +158,8 @@ class _Job:
             tensor_data=evidence.tensor_data(written, compared=compared),
         )
         files.write_bytes(written.manifest, document.to_text().encode(), overwrite=self.in_place)
+        if self.forward:
+            self.forward.record(written, document)
         return document
 
 
@@ -161,6 +171,7 @@ class _Overlay:
     digest: str
     body: str
     progress: Progress | None
+    forward: after_write.ForwardCheck | None = None
 
     def run(self, verify: bool) -> Manifest:
         started = manifest.now()
@@ -170,6 +181,8 @@ class _Overlay:
             body = self.source.path(self.source.names[-1])
             full = self.digest == "full"
             report = structure.check_overlay(self.patch, body, work, done.splices, full=full) if verify else None
+            if self.forward and report:
+                self.forward.run(work, report)
             with Evidence(self.source, {}, self.digest, self.progress) as inputs:
                 inputs.start()
                 with Evidence(work, {}, self.digest, self.progress) as outputs:
@@ -185,6 +198,8 @@ class _Overlay:
                 overlay=done.body,
             )
             files.write_bytes(work.manifest, document.to_text().encode())
+            if self.forward:
+                self.forward.record(work, document)
             return document
 
 
