@@ -58,7 +58,7 @@ def model_card(
     record.check("manifest")
     base = repo_of(base_ref)
     name = base or str(manifest["predicate"]["buildDefinition"]["externalParameters"]["source"])
-    matter, body = front_matter.split(base_card or "")
+    matter, body = front_matter.split(base_card or "", _DROPPED)
     before, after = _around(body)
     facts = card_section.Facts(
         record=record,

@@ -194,6 +194,14 @@ def test_names_of_strangers_do_nothing(tmp_path: Path) -> None:
     assert "\\x1b[31m[c](http://evil.example)\\x0a# loud.gguf`` with" in opening
 
 
+def test_large_tables_of_results_do_not_cost_the_licence() -> None:
+    """A base's results go before anything is parsed, however many there are, and the other fields stay."""
+    results = "model-index:\n- name: base\n" + "  - value: 1\n" * 40000
+    matter, body = front_matter.split(f"---\ntags: [a]\n{results}license: mit\n---\nbody\n", ["model-index"])
+
+    assert (matter, body) == ("tags: [a]\nlicense: mit\n", "body\n")
+
+
 @pytest.mark.parametrize(
     "card",
     [

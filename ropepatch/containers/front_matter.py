@@ -6,25 +6,39 @@ would read otherwise than it was meant (``language: no``) and what nobody here k
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 
-#: the Hub refuses cards with more than a few hundred kilobytes; a parser has no business with more
-MAX_SIZE = 1 << 20
+#: the parser takes a second for 64 KiB of lists; only tables of results are longer, and those are cut out unparsed
+MAX_SIZE = 256 << 10
+#: brackets within brackets; the parser's time grows with the square
+_DEPTH = 64
 _FENCE = re.compile(r"---[ \t]*\n(?P<matter>.*?)^---[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
 
 
-def split(card: str) -> tuple[str, str]:
-    """A card as front matter (without its dashes; empty where there is none that can be read) and body."""
+def split(card: str, dropped: Sequence[str] = ()) -> tuple[str, str]:
+    """A card as front matter and body.
+
+    Args:
+        card: the whole text.
+        dropped: keys to leave out of the front matter, by lines and before anything is parsed.
+
+    Returns:
+        The front matter without its dashes, empty where there is none that can be read; and what follows.
+    """
     text = card.removeprefix("\ufeff").replace("\r\n", "\n")
     match = _FENCE.match(text)
     if match is None:
         return "", text
-    matter = match["matter"]
-    return (matter if _root(matter) is not None else ""), text[match.end() :]
+    matter, body = match["matter"], text[match.end() :]
+    less = matter
+    for key in dropped:
+        less = re.sub(rf"^{re.escape(key)}[ \t]*:.*\n(?:(?:[ \t#-].*)?\n)*", "", less, flags=re.MULTILINE)
+    return next((found for found in (less, matter) if _root(found) is not None), ""), body
 
 
 def joined(matter: str, body: str) -> str:
@@ -92,8 +106,10 @@ def _without(matter: str, gone: set[str]) -> str | None:
     return text if not text.strip() or _root(text) is not None or not _names(matter) else None
 
 
+@functools.lru_cache(maxsize=4)
 def _root(matter: str) -> yaml.MappingNode | None:
-    if len(matter) > MAX_SIZE:
+    """The tree of the front matter; None where it is no mapping of plain keys."""
+    if len(matter) > MAX_SIZE or _nesting(matter) > _DEPTH:
         return None
     try:
         node = yaml.compose(matter, Loader=yaml.SafeLoader)
@@ -102,3 +118,12 @@ def _root(matter: str) -> yaml.MappingNode | None:
     if not isinstance(node, yaml.MappingNode) or any(not isinstance(key, yaml.ScalarNode) for key, _ in node.value):
         return None
     return node
+
+
+def _nesting(matter: str) -> int:
+    """How deep brackets may be nested at most; those in quoted texts count as well."""
+    depth = deepest = 0
+    for bracket in re.findall(r"[][{}]", matter):
+        depth = depth + 1 if bracket in "[{" else max(0, depth - 1)
+        deepest = max(deepest, depth)
+    return deepest

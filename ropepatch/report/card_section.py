@@ -79,8 +79,8 @@ def _opening(facts: Facts) -> list[str]:
         f"# {text(facts.repo.rsplit('/', 1)[-1])}",
         "",
         (
-            f"{name} with its rotary position embedding set by the method {code(patch.method + factor)} {contexts}, written"
-            f" by ropepatch. The weights are those of the base; no training took place.{follows}"
+            f"{name} with its rotary position embedding set by the method {code(patch.method + factor)} {contexts}, "
+            f"written by ropepatch. The weights are those of the base; no training took place.{follows}"
         ),
     ]
 
@@ -137,8 +137,8 @@ def _runtimes(facts: Facts) -> list[str]:
     return [
         *heading,
         (
-            f"Frequencies and attention scale in short contexts{at}, computed from each engine's own rules and compared "
-            f"with {text(found.reference)}. None of them was run for this table."
+            f"Frequencies and attention scale in short contexts{at}, computed from each engine's own rules and "
+            f"compared with {text(found.reference)}. None of them was run for this table."
         ),
         "",
         *table(("engine", "releases", "reads it"), rows),
