@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,7 +15,6 @@ from ropepatch.containers.gguf import ArrayRef
 from ropepatch.dialects import factors as factor_lists
 from ropepatch.dialects import gguf_magnitude as magnitude
 from ropepatch.dialects import gguf_sliding
-from ropepatch.dialects.base import Lowering
 from ropepatch.errors import InputError, NoRope
 from ropepatch.methods.base import Method, ParameterError
 from ropepatch.methods.by_parts import Llama3
@@ -24,11 +23,14 @@ from ropepatch.methods.longrope import Factors, LongRope
 from ropepatch.methods.plain import NoScaling
 from ropepatch.methods.stack import Stack
 from ropepatch.methods.yarn import Yarn
-from ropepatch.patch import Edit
 from ropepatch.profile import RopeGroup, RopeProfile, Source
 from ropepatch.runtimes import llama_cpp, llama_cpp_keys
 from ropepatch.runtimes.llama_cpp_table import FREQS, LONG, SHORT, Row
 from ropepatch.runtimes.ollama import ARCHITECTURES
+
+if TYPE_CHECKING:
+    from ropepatch.dialects.base import Lowering
+    from ropepatch.patch import Edit
 
 SCALING_TYPES = ("none", "linear", "yarn", "longrope")
 #: names that Ollama's converter gives; its own loader translates them (llama/compat/llama-ollama-compat.cpp). The
