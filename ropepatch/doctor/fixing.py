@@ -8,7 +8,8 @@ from typing import Any
 
 from ropepatch.dialects.gguf import GgufDialect
 from ropepatch.doctor.base import Finding
-from ropepatch.doctor.subject import TOKENIZER, Subject
+from ropepatch.doctor.files import TOKENIZER
+from ropepatch.doctor.subject import Subject
 from ropepatch.errors import InputError, RopepatchError, UsageError
 from ropepatch.patch import Edit, Patch, Value
 from ropepatch.profile import RopeProfile

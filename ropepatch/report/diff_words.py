@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ropepatch.diffing import Diff, FrequencyDifference, GroupDifference, Setting, close, compared
+from ropepatch.differences import FrequencyDifference, Setting, close, compared
+from ropepatch.diffing import Diff, GroupDifference
 from ropepatch.frequencies import group_frequencies, plain_base
 from ropepatch.report.text import number, short
 from ropepatch.runtimes.side import Side

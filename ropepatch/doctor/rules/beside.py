@@ -12,13 +12,14 @@ from ropepatch.doctor.base import Hit, rule
 from ropepatch.doctor.subject import Subject
 from ropepatch.errors import RopepatchError
 from ropepatch.profile import RopeProfile
+from ropepatch.storage import remote
 
 PARAMS = "params.json"
 
 
 def _other(subject: Subject) -> RopeProfile | None:
     """What a Mistral ``params.json`` beside the config says; None where there is none that can be read."""
-    path = subject.dialect.root / PARAMS
+    path = remote.bring(subject.dialect.root / PARAMS)
     if not path.is_file():
         return None
     try:
@@ -93,8 +94,8 @@ def params_alone(subject: Subject) -> Iterator[Hit]:
 def stored(subject: Subject) -> Iterator[Hit]:
     """Older checkpoints and those with code of their own keep inv_freq as a tensor. Code that loads the buffer rotates
     by it, and an edit of config.json changes nothing there; transformers computes its own and passes it over."""
-    if subject.profile is None:
-        return
+    if subject.profile is None or remote.of(subject.dialect.root) is not None:
+        return  # on the Hub only the header is here
     for note in inv_freq_tensors.attach(subject.dialect, subject.profile):
         if "disagree with the config" in note:
             yield Hit("", note)
