@@ -72,10 +72,9 @@ class SafetensorsWeights:
     files: tuple[Path, ...]
 
     def __post_init__(self) -> None:
-        self._where = {name: path for path in self.files for name in safetensors.scan(path).tensors}
-        self._shapes = {
-            name: tensor.shape for path in self.files for name, tensor in safetensors.scan(path).tensors.items()
-        }
+        found = {path: safetensors.scan(path).tensors for path in self.files}
+        self._where = {name: path for path, tensors in found.items() for name in tensors}
+        self._shapes = {name: tensor.shape for tensors in found.values() for name, tensor in tensors.items()}
         embeds = [name for name in self._where if name.endswith(MODEL_ROLES["embed"][0])]
         self._prefix = min(embeds, key=len).removesuffix(MODEL_ROLES["embed"][0]) if embeds else "model."
 
@@ -182,7 +181,7 @@ def _dequantised(raw: Any, kind: int, endian: str, name: str, where: str) -> Any
     if TYPES[kind][0] in ("F32", "F16"):
         return raw.view(f"{endian}f{TYPES[kind][2]}").astype(np.float32)
     try:
-        return quants.dequantize(raw, GGMLQuantizationType(kind)).astype(np.float32)
+        return quants.dequantize(raw, GGMLQuantizationType(kind)).astype(np.float32, copy=False)
     except (NotImplementedError, ValueError) as error:
         raise InputError(
             f"tensor {name}: the gguf library does not dequantise {TYPES[kind][0]} ({error or 'not implemented'})",
