@@ -87,20 +87,23 @@ def _meminfo() -> int | None:
 
 
 def _headroom() -> int | None:
-    """What a cap on the address space leaves."""
+    """What a cap on the process leaves: on its address space, or on its data."""
     try:
         import resource
     except ImportError:
         return None
-    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if soft == resource.RLIM_INFINITY:
-        return None
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            used = int(file.read().split()[0]) * resource.getpagesize()
-    except (OSError, ValueError, IndexError):
-        return None
-    return max(0, soft - used)
+    found = []
+    # Fields of statm, in pages: the whole address space, and data with stack.
+    for kind, field in ((resource.RLIMIT_AS, 0), (resource.RLIMIT_DATA, 5)):
+        soft, _ = resource.getrlimit(kind)
+        if soft == resource.RLIM_INFINITY:
+            continue
+        try:
+            with open("/proc/self/statm", encoding="ascii") as file:
+                found.append(max(0, soft - int(file.read().split()[field]) * resource.getpagesize()))
+        except (OSError, ValueError, IndexError):
+            continue
+    return min(found, default=None)
 
 
 def human(count: float) -> str:
