@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from ropepatch.patch import Patch
 
 
+def sync_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The option that says whether a new file is waited for until it is on the disk."""
+    text = (
+        "Wait until a new output is on the disk (default: yes). Without, the system writes it when it likes, as after "
+        "cp: whole or not at all even if the program is killed, but a power failure soon after may lose it."
+    )
+    return click.option("--sync/--no-sync", default=True, help=text)(function)
+
+
 #: how deep an output is checked
 DEPTHS = ("structure", "forward", "none")
 
@@ -69,6 +78,7 @@ def writing_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 show_default=True,
                 help="Checks after writing; forward also runs the model. --no-verify is none.",
             ),
+            sync_option,
         )
     ):
         function = option(function)
@@ -121,6 +131,21 @@ def recovered(out: Output, ref: str, in_place: bool) -> None:
             out.note(f"an interrupted change of {path} was undone first")
 
 
+def refuse_unsynced(in_place: bool, sync: bool) -> None:
+    """A change in place is always waited for.
+
+    Raises:
+        UsageError: both were asked for.
+    """
+    from ropepatch.errors import UsageError
+
+    if in_place and not sync:
+        raise UsageError(
+            "--no-sync goes with a new file only",
+            hint="a change in place is always on the disk before the next step, or its journal could not undo it",
+        )
+
+
 def finish(
     out: Output,
     patch: Patch,
@@ -133,6 +158,7 @@ def finish(
     verify: str,
     overlay: bool,
     body: str,
+    sync: bool,
     findings: Sequence[Finding] = (),
 ) -> None:
     """Print ``patch`` (``--dry-run``), or write it and tell what was written."""
@@ -142,6 +168,7 @@ def finish(
         raise UsageError("--in-place and -o exclude each other")
     if in_place and overlay:
         raise UsageError("--in-place and --overlay exclude each other")
+    refuse_unsynced(in_place, sync)
     if body != "auto" and not overlay:
         raise UsageError("--body goes with --overlay")
     if dry_run:
@@ -164,6 +191,7 @@ def finish(
             verify=verify,
             overlay=overlay,
             body=body,
+            sync=sync,
             progress=progress,
         )
     if out.json:

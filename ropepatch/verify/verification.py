@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ropepatch import naming
 from ropepatch.errors import InputError
 from ropepatch.verify.promise import FAILED, PASSED, WARNED, Check
 
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 SCHEMA = "ropepatch.verify/1"
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://in-toto.io/attestation/test-result/v0.1"
-#: beside a file, and inside a folder
-FILE_SUFFIX = ".ropepatch-verify.json"
-FOLDER_NAME = "ropepatch-verify.json"
 #: files beyond this size are not hashed again where the manifest knows their digest
 _HASHED = 256 << 20
 #: is told the memory estimate
@@ -113,7 +111,7 @@ def record_path(ref: str | Path) -> Path:
     from ropepatch.bundle import bundle_of
 
     bundle = bundle_of(Path(ref))
-    return bundle.root / FOLDER_NAME if bundle.kind == "folder" else bundle.root / (bundle.stem + FILE_SUFFIX)
+    return bundle.root / (naming.EVIDENCE if bundle.kind == "folder" else bundle.stem + naming.EVIDENCE_SUFFIX)
 
 
 def verify(
