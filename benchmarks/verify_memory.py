@@ -266,7 +266,7 @@ def page(report: dict[str, Any]) -> Iterator[str]:
     )
     yield (
         f"{report['processor']}, {report['cores']} cores, {report['system']}; torch {report['torch']}; load average "
-        f"{report['load']} while it ran. Made by `python benchmarks/verify_memory.py --page docs/verify.md`."
+        f"{report['load']} at its end. Made by `{report['command']}`."
     )
     yield ""
     yield "| checkpoint | size GB | layers | `--memory` | estimate MiB | of it held | peak MiB | CPU s | s | failed |"
@@ -283,6 +283,16 @@ def page(report: dict[str, Any]) -> Iterator[str]:
         "The estimate is printed before anything is loaded. Weights are held out of half of what is free, so as not to "
         "be read and dequantised again for each of the passes; with less memory they are read again."
     )
+
+
+def _shown(arguments: list[str]) -> Iterator[str]:
+    """The arguments without the folder, which is this machine's."""
+    words = iter(arguments)
+    for word in words:
+        if word == "--dir":
+            next(words, None)
+        elif not word.startswith("--dir="):
+            yield word
 
 
 def processor() -> str:
@@ -314,6 +324,7 @@ def main() -> int:
         if made:
             shutil.rmtree(options.dir, ignore_errors=True)
     report = {
+        "command": " ".join(("python benchmarks/verify_memory.py", *_shown(sys.argv[1:]))),
         "processor": processor(), "cores": os.cpu_count(), "system": f"{platform.system()} {platform.release()}",
         "torch": version("torch"), "load": round(os.getloadavg()[0], 1), "runs": found,
     }  # fmt: skip
