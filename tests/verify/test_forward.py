@@ -16,7 +16,7 @@ import torch
 import ropepatch
 from ropepatch import schemas
 from ropepatch.containers import gguf
-from ropepatch.verify import forward, probes, promise, shape
+from ropepatch.verify import forward, probes, promise, shape, surroundings
 from ropepatch.verify.promise import Check
 from ropepatch.verify.verification import Verification
 from tests.support.command import ROOT
@@ -347,13 +347,39 @@ def test_cuda(kind: str, dtype: str, request: pytest.FixtureRequest) -> None:
 
     assert failed(result) == set()
     assert result.environment["device"].startswith("cuda (")
+    assert result.environment["cuda"]
+    schemas.validator("verify").validate(result.to_json())
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda_agrees_with_transformers(yarn: Path) -> None:
-    """transformers on the device and the built-in decoder there give the same log-probabilities."""
+def test_cuda_says_what_the_cpu_says(yarn: Path) -> None:
+    """The device's float32 log-probabilities are the CPU's within 1e-3, even where the process allows TF32."""
+    model = ropepatch.open(yarn)
+    told = promise.of(model, None)
+    tokens = np.random.default_rng(5).integers(1, 137, 256).tolist()
+    places = forward.far_positions(1024, 256)
+    found = []
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        for device in ("cpu", "cuda"):
+            with surroundings.exact():
+                work = forward.Pass(model, None, told, forward.Settings(device=device, layers=None))
+                found.append(work.ours(model.profile, 1024).log_probabilities(tokens, places, [0, 100, 200, 255]))
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+    assert np.abs(found[0] - found[1]).max() < 1e-3
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_cuda_agrees_with_transformers(yarn: Path, dtype: str) -> None:
+    """transformers on the device and the built-in decoder there agree: within 1e-3, in 16 bits within the bound."""
     pytest.importorskip("transformers")
-    result = ropepatch.verify(yarn, device="cuda", engine="transformers", layers=None)
+    result = ropepatch.verify(yarn, device="cuda", dtype=dtype, engine="transformers", layers=None)
 
     assert failed(result) == set()
+    assert check(result, "agreement").result == "PASSED"
