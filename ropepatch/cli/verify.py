@@ -72,7 +72,8 @@ def _announce(out: Output, estimate: dict[str, Any]) -> None:
     from ropepatch.verify.memory import human
 
     free = f" of {human(estimate['available'])} available" if estimate["available"] else ""
-    out.note(f"the forward pass takes at most about {human(estimate['total'])}{free}", "memory")
+    held = f", {human(estimate['held_weights'])} of them to hold weights" if estimate["held_weights"] else ""
+    out.note(f"the forward pass takes at most about {human(estimate['total'])}{free}{held}", "memory")
 
 
 def _show(out: Output, result: Any) -> None:
