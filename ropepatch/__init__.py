@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from ropepatch.patch import Patch
     from ropepatch.planner.plan import Plan, plan
     from ropepatch.profile import RopeGroup, RopeProfile
+    from ropepatch.provenance import ManifestCheck, verify_manifest
     from ropepatch.runtimes.readings import all_runtimes
+    from ropepatch.signing import sign
     from ropepatch.verify.verification import Verification, verify
 
 _HOMES = {
@@ -33,6 +35,7 @@ _HOMES = {
     "Finding": "doctor",
     "Frequencies": "methods.base",
     "Manifest": "manifest",
+    "ManifestCheck": "provenance",
     "Patch": "patch",
     "Plan": "planner.plan",
     "RopeGroup": "profile",
@@ -48,7 +51,9 @@ _HOMES = {
     "recover": "output",
     "replay": "output",
     "revert": "output",
+    "sign": "signing",
     "verify": "",  # likewise
+    "verify_manifest": "provenance",
 }
 
 __all__ = [
@@ -58,6 +63,7 @@ __all__ = [
     "Finding",
     "Frequencies",
     "Manifest",
+    "ManifestCheck",
     "Patch",
     "Plan",
     "RopeGroup",
@@ -75,7 +81,9 @@ __all__ = [
     "recover",
     "replay",
     "revert",
+    "sign",
     "verify",
+    "verify_manifest",
 ]
 
 

@@ -19,7 +19,16 @@ Progress = Callable[[int], None]
 SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 #: characters of such a name behind its stem
 _TAIL = len("-00001-of-00001.gguf")
-_SKIPPED = {".git", ".cache", manifest.FOLDER_NAME, "ropepatch-verify.json", journal.SUFFIX}
+#: what is no part of a checkpoint, and what speaks of one output only
+_SKIPPED = {
+    ".git",
+    ".cache",
+    "model.sig",
+    "ropepatch-audit.json",
+    "ropepatch-verify.json",
+    manifest.FOLDER_NAME,
+    journal.SUFFIX,
+}
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pth", ".pt")
 #: files up to this size are copied rather than linked, so that editing one leaves the other alone
 _LINKED_FROM = 1 << 20

@@ -45,6 +45,7 @@ def writing_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 help="Files to hash for the manifest; default: full for a copy, header where no weights move.",
             ),
             click.option("--verify/--no-verify", default=True, help="Check the output after writing (default: yes)."),
+            click.option("--sign", metavar="KEY.pem", help="Sign output and manifest (OpenSSF Model Signing)."),
         )
     ):
         function = option(function)
@@ -109,6 +110,7 @@ def finish(
     verify: bool,
     overlay: bool,
     body: str,
+    sign: str | None = None,
     findings: Sequence[Finding] = (),
 ) -> None:
     """Print ``patch`` (``--dry-run``), or write it and tell what was written."""
@@ -127,6 +129,10 @@ def finish(
     from ropepatch import output as writer
     from ropepatch import overlay as overlays
 
+    if sign is not None:
+        from ropepatch.signing import private_key
+
+        private_key(sign)  # a key that cannot be read is said before anything is written
     source = writer.source_of(patch)
     target = source if in_place else source.renamed(Path(output) if output else writer.default_output(patch))
     if overlay:
@@ -142,6 +148,7 @@ def finish(
             body=body,
             progress=progress,
         )
+        signature = _signed(target.anchor, sign, progress, again=in_place)
     if out.json:
         from ropepatch.report import launching
 
@@ -151,6 +158,7 @@ def finish(
                 "output": str(target.anchor),
                 "manifest_path": str(target.manifest),
                 "manifest": manifest.document,
+                **({"signature": str(signature)} if signature else {}),
                 "notes": list(patch.notes),
                 "findings": [one.to_json() for one in findings],
                 "launch": launching.documents(launching.written(target.anchor)),
@@ -159,8 +167,16 @@ def finish(
     elif out.quiet:
         out.line(target.anchor)
     else:
-        _show_written(out, patch, manifest, target.anchor, target.manifest)
+        _show_written(out, patch, manifest, target.anchor, target.manifest, signature)
         _tell(out, findings, target.anchor)
+
+
+def _signed(target: Path, key: str | None, progress: Any, *, again: bool) -> Path | None:
+    if key is None:
+        return None
+    from ropepatch import signing
+
+    return signing.sign(target, key, overwrite=again, progress=progress)
 
 
 def _show_patch(out: Output, patch: Patch) -> None:
@@ -200,7 +216,9 @@ def _headline(patch: Patch) -> str:
     return f"{patch.ref}: {method}, {contexts}"
 
 
-def _show_written(out: Output, patch: Patch, manifest: Manifest, target: Path, record: Path) -> None:
+def _show_written(
+    out: Output, patch: Patch, manifest: Manifest, target: Path, record: Path, signature: Path | None
+) -> None:
     from ropepatch.report import launching, tables
 
     _show_changes(out, patch)
@@ -211,6 +229,8 @@ def _show_written(out: Output, patch: Patch, manifest: Manifest, target: Path, r
         out.note("the output was not verified", "warning")
     out.line(f"wrote     {target}")
     out.line(f"manifest  {record}")
+    if signature is not None:
+        out.line(f"signature {signature}")
     for line in ("", *launching.brief(launching.written(target)), ""):
         out.line(line)
     for note in patch.notes:

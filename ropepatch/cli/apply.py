@@ -79,7 +79,7 @@ def command(out: Output, refs: tuple[str, ...], wanted: tuple[str, ...], **optio
     Before anything is written the doctor's rules look at what it would be. An error, which is what an engine named with
     --for refuses or ignores, or every engine that reads the format, ends it; --force writes all the same.
     """
-    written = ("output", "in_place", "dry_run", "weights", "digest", "verify", "overlay", "body")
+    written = ("output", "in_place", "dry_run", "weights", "digest", "verify", "overlay", "body", "sign")
     writing = {name: options.pop(name) for name in written}
     recovered(out, refs[-1] if refs else "", writing["in_place"] and not writing["dry_run"])
     patch = _patch(refs, options)
