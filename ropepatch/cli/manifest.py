@@ -14,7 +14,14 @@ if TYPE_CHECKING:
     from ropepatch.manifest import Manifest
 
 
-@click.group(name="manifest")
+@click.group(
+    name="manifest",
+    epilog=examples(
+        "manifest show model-yarn-4x.gguf",
+        "manifest verify model-yarn-4x/",
+        "manifest sign model-yarn-4x/ --key KEY.pem",
+    ),
+)
 def command() -> None:
     """Show, check or sign the record of a patch.
 
