@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ropepatch.cli import _many
-from ropepatch.cli._options import complete_method, examples, standard
+from ropepatch.cli._options import examples, standard
 from ropepatch.cli._output import Output
 from ropepatch.cli._writing import examined, finish, recovered, runtimes_option, writing_options
 
@@ -43,9 +43,7 @@ _EXAMPLES = examples(
 
 @click.command(epilog=_EXAMPLES)
 @click.argument("refs", nargs=-1, metavar="[PATCH] REF")
-@click.option(
-    "--method", shell_complete=complete_method, help="The method, or METHOD+resonance; see ropepatch methods."
-)
+@click.option("--method", help="The method, or METHOD+resonance; see ropepatch methods.")
 @click.option("--factor", type=float, help="How many times the original context.")
 @click.option("--length", type=click.IntRange(min=1), help="The new context in tokens, instead of --factor.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A parameter of the method; repeatable.")
