@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ropepatch import bundle, checkpoint, manifest
+from ropepatch import bundle, checkpoint, manifest, naming
 from ropepatch.errors import InputError, MethodUnsupported, RopepatchError, WouldOverwrite
 from ropepatch.methods.base import ParameterError
 
@@ -87,7 +87,7 @@ def models_in(folder: str | Path) -> list[str]:
         raise InputError("is no folder", where=str(folder), hint="--all patches every GGUF file in a folder")
     found = []
     for path in sorted(root.glob("*.gguf")):
-        match = bundle.SHARD.match(path.name)
+        match = naming.SHARD.match(path.name)
         if match is None or int(match["number"]) == 1:
             found.append(str(path))
     if not found:
@@ -101,7 +101,7 @@ def originals(refs: Iterable[str]) -> list[str]:
 
 
 def _manifest(path: Path) -> Path:
-    return path.with_name(bundle.stem_of(path.name) + manifest.FILE_SUFFIX)
+    return path.with_name(bundle.stem_of(path.name) + naming.MANIFEST_SUFFIX)
 
 
 def apply_many(

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ropepatch import bundle, manifest
+from ropepatch import bundle, naming
 from ropepatch.containers import json_text
 from ropepatch.errors import InputError, NoRope, RopepatchError, UsageError
 
@@ -58,13 +58,13 @@ def _below(folder: Path) -> Iterator[Path]:
 def _owner(path: Path) -> Path | None:
     """The checkpoint that a file belongs to; None where it belongs to none."""
     name = path.name
-    if name.endswith(manifest.FILE_SUFFIX):
-        stem = name.removesuffix(manifest.FILE_SUFFIX)
+    if name.endswith(naming.MANIFEST_SUFFIX):
+        stem = name.removesuffix(naming.MANIFEST_SUFFIX)
         return next((found for found in map(_owner, sorted(path.parent.glob(f"{stem}*.gguf"))) if found), None)
     if path.suffix == ".gguf":
-        match = bundle.SHARD.match(name)
+        match = naming.SHARD.match(name)
         return path.with_name(f"{match['stem']}-00001-of-{match['count']}.gguf") if match else path
-    if name in (*_CONFIGS, manifest.FOLDER_NAME) or path.suffix == ".safetensors":
+    if name in (*_CONFIGS, naming.MANIFEST) or path.suffix == ".safetensors":
         return path.parent if any(_is_model(path.parent / config) for config in _CONFIGS) else None
     return None
 

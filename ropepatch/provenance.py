@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ropepatch import bundle, evidence, manifest, schemas, splices
+from ropepatch import bundle, evidence, manifest, naming, schemas, splices
 from ropepatch.bundle import Bundle, Progress
 from ropepatch.errors import InputError, RopepatchError, UsageError
 from ropepatch.frequencies import TOLERANCE, deviation, profile_frequencies
@@ -74,7 +74,7 @@ def find(ref: str | Path) -> tuple[Bundle, Manifest]:
     if not path.exists():
         raise InputError("no such file or directory", where=str(ref))
     found = bundle.bundle_of(path)
-    if not found.manifest.exists() and path.is_file() and (path.parent / manifest.FOLDER_NAME).exists():
+    if not found.manifest.exists() and path.is_file() and (path.parent / naming.MANIFEST).exists():
         found = bundle.bundle_of(path.parent)
     return found, manifest.read(found.manifest)
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ropepatch import manifest
+from ropepatch import manifest, naming
 from ropepatch.bundle import Bundle, Progress, bundle_of
 from ropepatch.containers import json_text
 from ropepatch.errors import InputError, UsageError
@@ -26,9 +26,6 @@ from ropepatch.storage import files
 from ropepatch.storage.digesting import Digests
 from ropepatch.verify.promise import FAILED, PASSED, Check
 
-#: inside a folder, and beside files
-NAME = "model.sig"
-SUFFIX = ".model.sig"
 #: where the passphrase of a private key is taken from; a command line would be seen by others
 PASSWORD = "ROPEPATCH_KEY_PASSWORD"
 STATEMENT = "https://in-toto.io/Statement/v1"
@@ -43,9 +40,9 @@ IGNORED = (
     ".github",
     ".gitignore",
     "README.md",
-    NAME,
-    "ropepatch-audit.json",
-    "ropepatch-verify.json",
+    naming.AUDIT,
+    naming.EVIDENCE,
+    naming.SIGNATURE,
 )
 _CURVES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
 _KEY_SIZE = 1 << 16
@@ -53,7 +50,7 @@ _KEY_SIZE = 1 << 16
 
 def signature_path(output: Bundle) -> Path:
     """Where the signature of an output stands."""
-    return output.root / (NAME if output.kind == "folder" else output.stem + SUFFIX)
+    return output.root / (naming.SIGNATURE if output.kind == "folder" else output.stem + naming.SIGNATURE_SUFFIX)
 
 
 def sign(

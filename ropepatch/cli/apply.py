@@ -11,7 +11,7 @@ import click
 from ropepatch.cli import _many
 from ropepatch.cli._options import examples, standard
 from ropepatch.cli._output import Output
-from ropepatch.cli._writing import examined, finish, recovered, runtimes_option, writing_options
+from ropepatch.cli._writing import WritingCommand, examined, finish, recovered, runtimes_option, writing_options
 
 if TYPE_CHECKING:
     from ropepatch.patch import Patch
@@ -41,7 +41,7 @@ _EXAMPLES = examples(
 )
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(cls=WritingCommand, epilog=_EXAMPLES)
 @click.argument("refs", nargs=-1, metavar="[PATCH] REF")
 @click.option("--method", help="The method, or METHOD+resonance; see ropepatch methods.")
 @click.option("--factor", type=float, help="How many times the original context.")
@@ -84,7 +84,8 @@ def command(
     """Extend a checkpoint's context; write a copy and a manifest.
 
     The default output stands beside the input: model.gguf becomes model-yarn-4x.gguf. It is checked after writing, and
-    deleted if a check fails. With PATCH (what --dry-run --json printed) the same edits are made to REF.
+    deleted if a check fails; --verify=forward also runs its first layers. With PATCH (what --dry-run --json printed)
+    the same edits are made to REF.
 
     Before anything is written the doctor's rules look at what it would be. An error, which is what an engine named with
     --for refuses or ignores, or every engine that reads the format, ends it; --force writes all the same.
@@ -92,7 +93,7 @@ def command(
     With --from or --all, -o is a folder, outputs that are there with this patch in their manifest are skipped, and one
     failure does not end the others: exits with 1 when some failed, with 3 when all did.
     """
-    written = ("output", "in_place", "dry_run", "weights", "digest", "verify", "overlay", "body", "sign")
+    written = ("output", "in_place", "dry_run", "weights", "digest", "verify", "overlay", "body", "sync", "sign")
     writing = {name: options.pop(name) for name in written}
     if _many.one_source(listed, every, refs):
         fresh = functools.partial(_fresh_patch, options=options)
