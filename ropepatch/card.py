@@ -142,9 +142,7 @@ def card(
         repo=repo or (found.stem if found.kind == "folder" else found.anchor.name.removesuffix(".gguf")),
         config=_document(found.path("config.json")) if found.kind == "folder" else None,
         verification=_document(_evidence(found, naming.EVIDENCE, naming.EVIDENCE_SUFFIX)),
-        audit=_document(Path(audit), needed=True)
-        if audit
-        else _document(_evidence(found, naming.AUDIT, naming.AUDIT_SUFFIX)),
+        audit=_document(Path(audit) if audit else measured, needed=audit is not None),
     )
 
 
