@@ -20,7 +20,7 @@ from ropepatch.patch import Edit, group_edits
 from ropepatch.profile import RopeProfile
 from ropepatch.storage.digesting import Digests
 from ropepatch.storage.splice import Splice, invert
-from ropepatch.verify.promise import FAILED, PASSED, SKIPPED, WARNED, Check
+from ropepatch.verify.promise import FAILED, PASSED, SKIPPED, WARNED, Check, outcome
 
 SCHEMA = "ropepatch.manifest-verify/1"
 #: files that people change after the patch, and no engine reads
@@ -44,8 +44,7 @@ class ManifestCheck:
     @property
     def result(self) -> str:
         """``FAILED`` where any check failed, else ``WARNED`` where any warned, else ``PASSED``."""
-        results = {check.result for check in self.checks}
-        return next((result for result in (FAILED, WARNED) if result in results), PASSED)
+        return outcome(self.checks)
 
     @property
     def ok(self) -> bool:
