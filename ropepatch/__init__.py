@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from ropepatch.patch import Patch
     from ropepatch.planner.plan import Plan, plan
     from ropepatch.profile import RopeGroup, RopeProfile
+    from ropepatch.provenance import ManifestCheck, verify_manifest
     from ropepatch.runtimes.readings import all_runtimes
+    from ropepatch.signing import sign
     from ropepatch.verify.verification import Verification, verify
 
 _HOMES = {
@@ -34,6 +36,7 @@ _HOMES = {
     "Finding": "doctor",
     "Frequencies": "methods.base",
     "Manifest": "manifest",
+    "ManifestCheck": "provenance",
     "Patch": "patch",
     "Plan": "planner.plan",
     "RopeGroup": "profile",
@@ -49,7 +52,9 @@ _HOMES = {
     "recover": "output",
     "replay": "output",
     "revert": "output",
+    "sign": "signing",
     "verify": "",  # likewise
+    "verify_manifest": "provenance",
 }
 
 __all__ = [
@@ -59,6 +64,7 @@ __all__ = [
     "Finding",
     "Frequencies",
     "Manifest",
+    "ManifestCheck",
     "Patch",
     "Plan",
     "RopeGroup",
@@ -76,7 +82,9 @@ __all__ = [
     "recover",
     "replay",
     "revert",
+    "sign",
     "verify",
+    "verify_manifest",
 ]
 
 

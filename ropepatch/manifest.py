@@ -89,6 +89,12 @@ class Manifest:
         return "ropepatch_overlay" in self._definition["internalParameters"]
 
     @property
+    def tensor_data(self) -> Mapping[str, Any]:
+        """Size and sha256 of the tensor data before and after, by output file name; empty where none were taken."""
+        found: Mapping[str, Any] = self._definition["internalParameters"].get("ropepatch_tensorData", {})
+        return found
+
+    @property
     def verification(self) -> Mapping[str, Any] | None:
         """The verification report, None when it was not asked for."""
         for product in self.document["predicate"]["runDetails"].get("byproducts", []):

@@ -78,6 +78,7 @@ def writing_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 show_default=True,
                 help="Checks after writing; forward also runs the model. --no-verify is none.",
             ),
+            click.option("--sign", metavar="KEY.pem", help="Sign output and manifest (OpenSSF Model Signing)."),
             sync_option,
         )
     ):
@@ -159,6 +160,7 @@ def finish(
     overlay: bool,
     body: str,
     sync: bool,
+    sign: str | None = None,
     findings: Sequence[Finding] = (),
 ) -> None:
     """Print ``patch`` (``--dry-run``), or write it and tell what was written."""
@@ -178,6 +180,10 @@ def finish(
     from ropepatch import output as writer
     from ropepatch import overlay as overlays
 
+    if sign is not None:
+        from ropepatch.signing import private_key
+
+        private_key(sign)  # a key that cannot be read is said before anything is written
     source = writer.source_of(patch)
     target = source if in_place else source.renamed(Path(output) if output else writer.default_output(patch))
     if overlay:
@@ -194,6 +200,7 @@ def finish(
             sync=sync,
             progress=progress,
         )
+        signature = _signed(target.anchor, sign, progress, again=in_place)
     if out.json:
         from ropepatch.report import launching
 
@@ -203,6 +210,7 @@ def finish(
                 "output": str(target.anchor),
                 "manifest_path": str(target.manifest),
                 "manifest": manifest.document,
+                **({"signature": str(signature)} if signature else {}),
                 "notes": list(patch.notes),
                 "findings": [one.to_json() for one in findings],
                 "launch": launching.documents(launching.written(target.anchor)),
@@ -211,8 +219,16 @@ def finish(
     elif out.quiet:
         out.line(target.anchor)
     else:
-        _show_written(out, patch, manifest, target.anchor, target.manifest)
+        _show_written(out, patch, manifest, target.anchor, target.manifest, signature)
         _tell(out, findings, target.anchor)
+
+
+def _signed(target: Path, key: str | None, progress: Any, *, again: bool) -> Path | None:
+    if key is None:
+        return None
+    from ropepatch import signing
+
+    return signing.sign(target, key, overwrite=again, progress=progress)
 
 
 def _show_patch(out: Output, patch: Patch) -> None:
@@ -252,7 +268,9 @@ def _headline(patch: Patch) -> str:
     return f"{patch.ref}: {method}, {contexts}"
 
 
-def _show_written(out: Output, patch: Patch, manifest: Manifest, target: Path, record: Path) -> None:
+def _show_written(
+    out: Output, patch: Patch, manifest: Manifest, target: Path, record: Path, signature: Path | None
+) -> None:
     from ropepatch.report import launching, tables
     from ropepatch.verify.verification import record_path
 
@@ -264,6 +282,8 @@ def _show_written(out: Output, patch: Patch, manifest: Manifest, target: Path, r
         out.note("the output was not verified", "warning")
     out.line(f"wrote     {target}")
     out.line(f"manifest  {record}")
+    if signature is not None:
+        out.line(f"signature {signature}")
     if report is not None and any(check["name"] == "forward" for check in report["checks"]):
         out.line(f"statement {record_path(target)}")
     for line in ("", *launching.brief(launching.written(target)), ""):

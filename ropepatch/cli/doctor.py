@@ -29,6 +29,7 @@ _WRITING = {
     "digest": None,
     "verify": "structure",
     "sync": True,
+    "sign": None,
 }
 
 

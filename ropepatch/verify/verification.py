@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ropepatch import naming
 from ropepatch.errors import InputError
-from ropepatch.verify.promise import FAILED, PASSED, WARNED, Check
+from ropepatch.verify.promise import FAILED, PASSED, WARNED, Check, outcome
 
 if TYPE_CHECKING:
     from ropepatch.checkpoint import Checkpoint
@@ -53,8 +53,7 @@ class Verification:
     @property
     def result(self) -> str:
         """``FAILED`` where any check failed, else ``WARNED`` where any warned, else ``PASSED``."""
-        results = {check.result for check in self.checks}
-        return next((result for result in (FAILED, WARNED) if result in results), PASSED)
+        return outcome(self.checks)
 
     @property
     def ok(self) -> bool:
