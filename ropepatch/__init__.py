@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ropepatch.checkpoint import Checkpoint, open
     from ropepatch.diffing import Diff, diff
     from ropepatch.doctor import Finding, doctor
+    from ropepatch.hub.push import Publication, push
     from ropepatch.manifest import Manifest
     from ropepatch.methods.base import Frequencies
     from ropepatch.output import recover, replay, revert
@@ -35,6 +36,7 @@ _HOMES = {
     "Manifest": "manifest",
     "Patch": "patch",
     "Plan": "planner.plan",
+    "Publication": "hub.push",
     "RopeGroup": "profile",
     "RopeProfile": "profile",
     "all_runtimes": "runtimes.readings",
@@ -45,6 +47,7 @@ _HOMES = {
     "doctor": "",
     "open": "checkpoint",
     "plan": "planner.plan",
+    "push": "hub.push",
     "recover": "output",
     "replay": "output",
     "revert": "output",
@@ -60,6 +63,7 @@ __all__ = [
     "Manifest",
     "Patch",
     "Plan",
+    "Publication",
     "RopeGroup",
     "RopeProfile",
     "Verification",
@@ -72,6 +76,7 @@ __all__ = [
     "errors",
     "open",
     "plan",
+    "push",
     "recover",
     "replay",
     "revert",

@@ -208,7 +208,7 @@ def audit(
     from ropepatch import checkpoint
     from ropepatch.verify import engines
 
-    model = ref if isinstance(ref, checkpoint.Checkpoint) else checkpoint.open(ref)
+    model = ref if isinstance(ref, checkpoint.Checkpoint) else checkpoint.open_whole(ref)
     chosen = variants(model, methods, factor)
     trained = trained_context(chosen[0].profile)
     if trained is None:

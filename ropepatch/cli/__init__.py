@@ -26,6 +26,7 @@ COMMANDS = (
     "revert",
     "replay",
     "recover",
+    "push",
     "card",
 )
 

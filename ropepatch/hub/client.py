@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 import urllib.parse
 from collections.abc import Iterator
@@ -58,10 +59,17 @@ class Snapshot:
 
 
 def api() -> Any:
-    """The client of huggingface_hub under this program's name."""
+    """The client of huggingface_hub under this program's name; it speaks through errors alone."""
     from huggingface_hub import HfApi
 
+    _utils().logging.set_verbosity_error()
     return HfApi(library_name="ropepatch", library_version=__version__)
+
+
+def bars(shown: bool) -> None:
+    """Whether huggingface_hub draws its progress bars: on a terminal, for who wants them."""
+    if not (shown and sys.stderr.isatty()):
+        _utils().disable_progress_bars()
 
 
 def endpoint() -> str:
@@ -76,6 +84,15 @@ def offline() -> bool:
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
+
+
+def uses_xet() -> bool:
+    """Whether large files go as chunks, of which only new ones are sent."""
+    from importlib.util import find_spec
+
+    from huggingface_hub import constants
+
+    return find_spec("hf_xet") is not None and not constants.HF_HUB_DISABLE_XET
 
 
 def look(ref: HubRef) -> Snapshot:
@@ -100,6 +117,23 @@ def look(ref: HubRef) -> Snapshot:
     if len(commit) != 40 or not set(commit) <= set("0123456789abcdef"):
         raise HubError(f"the server names the commit {commit[:50]!r}", where=str(ref))
     return Snapshot(ref.at(commit), commit, files, bool(info.gated), bool(info.private))
+
+
+def found(ref: HubRef) -> Snapshot | None:
+    """The same; None where there is no such repository or revision, or none that the token may see.
+
+    Raises:
+        HubError: something else stands in the way.
+    """
+    from huggingface_hub import errors
+
+    try:
+        return look(ref)
+    except HubError as error:
+        missing = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError)
+        if isinstance(error.__cause__, missing) and not isinstance(error.__cause__, errors.GatedRepoError):
+            return None
+        raise
 
 
 def cached(ref: HubRef, name: str) -> Path | None:
@@ -226,17 +260,23 @@ def _transport_errors() -> tuple[type[BaseException], ...]:
 
 
 @contextlib.contextmanager
-def translated(where: HubRef) -> Iterator[None]:
-    """Turn what huggingface_hub raises into one line and exit code 4."""
+def translated(where: HubRef, *, publishing: bool = False) -> Iterator[None]:
+    """Turn what huggingface_hub raises into one line and exit code 4.
+
+    Args:
+        where: what it is about.
+        publishing: uploads fail in more ways: hf_xet has errors of its own, the client checks cards and copies.
+    """
     try:
         yield
     except RopepatchError:
         raise
     except Exception as error:
-        found = _explained(error, where)
-        if found is None:
+        explained = _commit_lost(error, where) if publishing else None
+        explained = explained or _explained(error, where) or (_of_publishing(error, where) if publishing else None)
+        if explained is None:
             raise
-        raise found from None
+        raise explained from error
 
 
 def _explained(error: Exception, where: HubRef) -> HubError | None:
@@ -281,8 +321,41 @@ def _explained(error: Exception, where: HubRef) -> HubError | None:
     return None
 
 
+def _commit_lost(error: Exception, where: HubRef) -> HubError | None:
+    """A commit that was asked for and not answered."""
+    with contextlib.suppress(RuntimeError, AttributeError):  # the error knows no request
+        if isinstance(error, _transport_errors()) and "/commit/" in str(error.request.url):  # type: ignore[attr-defined]
+            return HubError(
+                f"{host()} did not answer to the commit; whether the commit was made is not known",
+                where=str(where),
+                hint="run it again: where all is there already it says so",
+            )
+    return None
+
+
+def _of_publishing(error: Exception, where: HubRef) -> HubError | None:
+    text = _line(error)
+    if "region" in text.lower():
+        return HubError(
+            "the base is kept in another storage region, and weights are not copied across",
+            where=str(where),
+            hint="--config-only publishes without them; apply without --to and push sends them",
+        )
+    if "xet hash" in text:
+        return HubError(
+            "the base's weights cannot be copied on the server: they are not in its new storage",
+            where=str(where),
+            hint="--config-only publishes without them; apply without --to and push sends them",
+        )
+    if isinstance(error, (RuntimeError, ValueError, ConnectionError, TimeoutError)):
+        return HubError(f"the upload failed and nothing was published: {text}", where=str(where), hint="run it again")
+    return None
+
+
 def _by_status(error: Any, where: HubRef) -> HubError:
     status = error.response.status_code
+    if "region" in str(error) and (known := _of_publishing(error, where)):
+        return known
     said = _line(error.server_message or error.response.headers.get("X-Error-Message") or "")
     tail = f" ({said})" if said else ""
     if status == 401:

@@ -75,6 +75,16 @@ def opened(ref: str) -> Opened:
     return known
 
 
+def look(ref: HubRef) -> Snapshot:
+    """What a repository holds at a commit, from memory where this process has opened it.
+
+    Raises:
+        HubError: it cannot be seen.
+    """
+    known = _OPENED.get(str(ref))
+    return known.snapshot if known is not None and known.snapshot is not None else client.look(ref)
+
+
 def _online(ref: HubRef) -> Opened:
     snapshot = client.look(ref)
     file = chosen(snapshot, ref.file)

@@ -141,8 +141,8 @@ def verify(
     from ropepatch import checkpoint
     from ropepatch.verify import forward, promise
 
-    model = ref if isinstance(ref, checkpoint.Checkpoint) else checkpoint.open(ref)
-    other = base if base is None or isinstance(base, checkpoint.Checkpoint) else checkpoint.open(base)
+    model = ref if isinstance(ref, checkpoint.Checkpoint) else checkpoint.open_whole(ref)
+    other = base if base is None or isinstance(base, checkpoint.Checkpoint) else checkpoint.open_whole(base)
     settings = forward.Settings(engine=engine, device=device, dtype=dtype, layers=layers)
     promised = promise.of(model, other)
     memory = _estimate(model, settings, limit, announce)
