@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
 from ropepatch.errors import HubError
-from ropepatch.hub import client, mirror
+from ropepatch.hub import choosing, client, mirror, problems
 from ropepatch.hub.client import Snapshot
 
 WEIGHTS = (".safetensors", ".bin", ".gguf", ".pth", ".pt", ".h5", ".msgpack", ".ot", ".onnx", ".onnx_data", ".tflite")
@@ -55,7 +55,7 @@ def wanted(snapshot: Snapshot, file: str | None, weights: bool, also: Collection
     """The files of a repository that make up the checkpoint."""
     if file in snapshot.files and file is not None:
         if file.endswith(".gguf"):
-            return mirror.shards_of(snapshot, file)
+            return choosing.shards_of(snapshot, file)
         file = None if (parent := str(PurePosixPath(file).parent)) == "." else parent
     below = f"{file}/" if file else ""
     names = [name for name in snapshot.files if name.startswith(below)]
@@ -70,7 +70,7 @@ def _fetched(snapshot: Snapshot, file: str | None, weights: bool, also: Collecti
     names = wanted(snapshot, file, weights, also)
     _check_room(snapshot, names)
     ref = snapshot.ref
-    with client.translated(ref.within(file)):
+    with problems.translated(ref.within(file)):
         # names are patterns there; those with brackets in them would be none
         patterns = ["".join(f"[{c}]" if c in "[*?" else c for c in name) for name in names]
         top = Path(

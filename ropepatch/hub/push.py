@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropepatch.errors import UsageError
-from ropepatch.hub import client, contents, refs
+from ropepatch.hub import client, contents, problems, refs
 from ropepatch.hub.contents import Item, Plan, Progress
 from ropepatch.hub.refs import HubRef
 from ropepatch.storage.files import beginning
@@ -133,7 +133,7 @@ class _Publishing:
         if self.dry_run or not any(item.action != "keep" for item in self.items):
             head = there.commit if there else None
             return self._result(not plan.exists, None if self.dry_run else head, head, None)
-        with client.translated(plan.target, publishing=True), self._undone_on_error() as undo:
+        with problems.translated(plan.target, publishing=True), self._undone_on_error() as undo:
             if not plan.exists:
                 client.api().create_repo(plan.target.repo, private=self.private or None)
                 undo.append(self._delete_repo)
@@ -226,7 +226,7 @@ class _Publishing:
 
     def _result(self, created: bool, commit: str | None, parent: str | None, pull: str | None) -> Publication:
         repo = self.plan.target.repo
-        url = f"{client.endpoint()}/{repo}" + (f"/tree/{self.branch}" if self.branch else "")
+        url = f"{problems.endpoint()}/{repo}" + (f"/tree/{self.branch}" if self.branch else "")
         return Publication(
             repo, self.branch, created, commit, parent, pull, pull or url, tuple(self.items), self.dry_run,
             tuple(self.plan.notes),
