@@ -12,7 +12,8 @@ from ropepatch import errors
 from ropepatch._version import __version__
 
 if TYPE_CHECKING:
-    from ropepatch.audit.run import Audit, audit
+    from ropepatch.audit.result import Audit
+    from ropepatch.audit.run import audit
     from ropepatch.card import card
     from ropepatch.checkpoint import Checkpoint, open
     from ropepatch.diffing import Diff, diff
@@ -24,16 +25,19 @@ if TYPE_CHECKING:
     from ropepatch.patch import Patch
     from ropepatch.planner.plan import Plan, plan
     from ropepatch.profile import RopeGroup, RopeProfile
+    from ropepatch.provenance import ManifestCheck, verify_manifest
     from ropepatch.runtimes.readings import all_runtimes
+    from ropepatch.signing import sign
     from ropepatch.verify.verification import Verification, verify
 
 _HOMES = {
-    "Audit": "audit.run",
+    "Audit": "audit.result",
     "Checkpoint": "checkpoint",
     "Diff": "diffing",
     "Finding": "doctor",
     "Frequencies": "methods.base",
     "Manifest": "manifest",
+    "ManifestCheck": "provenance",
     "Patch": "patch",
     "Plan": "planner.plan",
     "Publication": "hub.push",
@@ -51,7 +55,9 @@ _HOMES = {
     "recover": "output",
     "replay": "output",
     "revert": "output",
+    "sign": "signing",
     "verify": "",  # likewise
+    "verify_manifest": "provenance",
 }
 
 __all__ = [
@@ -61,6 +67,7 @@ __all__ = [
     "Finding",
     "Frequencies",
     "Manifest",
+    "ManifestCheck",
     "Patch",
     "Plan",
     "Publication",
@@ -80,7 +87,9 @@ __all__ = [
     "recover",
     "replay",
     "revert",
+    "sign",
     "verify",
+    "verify_manifest",
 ]
 
 

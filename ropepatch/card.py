@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ropepatch import _callable, bundle
+from ropepatch import _callable, bundle, naming
 from ropepatch.containers import front_matter, json_text
 from ropepatch.errors import InputError
 from ropepatch.manifest import Manifest
@@ -16,9 +16,6 @@ from ropepatch.report import card_section
 from ropepatch.storage import files
 
 CARD = "README.md"
-#: beside a file, and inside a folder: what ``ropepatch audit --json`` printed
-AUDIT_SUFFIX = ".ropepatch-audit.json"
-AUDIT_NAME = "ropepatch-audit.json"
 MAX_SIZE = 8 << 20
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _OWN = re.compile(rf"{re.escape(card_section.BEGIN)}\n?.*?{re.escape(card_section.END)}\n*", re.DOTALL)
@@ -163,8 +160,8 @@ def of_output(
         base_ref=base_ref,
         repo=repo,
         config=_document(found.path("config.json")) if found.kind == "folder" else None,
-        verification=_document(_evidence(found, "ropepatch-verify.json", ".ropepatch-verify.json")),
-        audit=audit or _document(_evidence(found, AUDIT_NAME, AUDIT_SUFFIX)),
+        verification=_document(_evidence(found, naming.EVIDENCE, naming.EVIDENCE_SUFFIX)),
+        audit=audit or _document(_evidence(found, naming.AUDIT, naming.AUDIT_SUFFIX)),
     )
 
 

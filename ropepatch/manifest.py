@@ -25,8 +25,6 @@ from ropepatch.storage.splice import Splice
 SCHEMA = "ropepatch.manifest/1"
 BUILD_TYPE = "urn:ropepatch:buildtype:patch:v1"
 BUILDER = "urn:ropepatch:builder:local:v1"
-FILE_SUFFIX = ".ropepatch.json"
-FOLDER_NAME = "ropepatch.json"
 
 
 @dataclass(frozen=True)
@@ -89,6 +87,12 @@ class Manifest:
     def overlay(self) -> bool:
         """Whether the output is an overlay, whose input is as it was."""
         return "ropepatch_overlay" in self._definition["internalParameters"]
+
+    @property
+    def tensor_data(self) -> Mapping[str, Any]:
+        """Size and sha256 of the tensor data before and after, by output file name; empty where none were taken."""
+        found: Mapping[str, Any] = self._definition["internalParameters"].get("ropepatch_tensorData", {})
+        return found
 
     @property
     def verification(self) -> Mapping[str, Any] | None:

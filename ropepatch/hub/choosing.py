@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 
-from ropepatch.bundle import SHARD
 from ropepatch.errors import HubError, InputError, UsageError
 from ropepatch.hub.client import Snapshot
+from ropepatch.naming import SHARD
 
 #: what describes a folder's model
 METADATA = ("config.json", "params.json")
@@ -29,7 +30,7 @@ def chosen(snapshot: Snapshot, file: str | None) -> str | None:
         raise HubError("there is no such file", where=where, hint=_nearby(snapshot, file))
     if any(f"{below}{name}" in snapshot.files for name in METADATA):
         return file
-    models = gguf_models(snapshot, file)
+    models = firsts(names, file)
     if len(models) == 1:
         return models[0]
     if models:
@@ -42,11 +43,11 @@ def chosen(snapshot: Snapshot, file: str | None) -> str | None:
     raise InputError("holds no config.json, params.json, GGUF or safetensors file", where=where)
 
 
-def gguf_models(snapshot: Snapshot, folder: str | None = None) -> list[str]:
-    """The GGUF models of a repository, by their first shards; vision projectors and importance matrices left out."""
+def firsts(names: Iterable[str], folder: str | None = None) -> list[str]:
+    """The GGUF models among files, by their first shards; vision projectors and importance matrices left out."""
     below = f"{folder}/" if folder else ""
     found = []
-    for name in sorted(snapshot.files):
+    for name in sorted(names):
         if not name.startswith(below) or not name.endswith(".gguf"):
             continue
         leaf = PurePosixPath(name).name

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ropepatch import bundle, manifest
+from ropepatch import bundle, manifest, naming
 from ropepatch.bundle import Bundle
 from ropepatch.errors import HubError, InputError, UsageError
 from ropepatch.hub import client, mirror, refs
@@ -22,8 +22,8 @@ CARD = "README.md"
 #: what every repository has of its own
 _OWN = (CARD, ".gitattributes")
 #: statements beside an output that are published with it, in a folder and behind a file's stem
-_EVIDENCE = ("ropepatch-verify.json", "ropepatch-audit.json", "model.sig")
-_BESIDE = (".ropepatch-verify.json", ".ropepatch-audit.json", ".model.sig")
+_EVIDENCE = (naming.EVIDENCE, naming.AUDIT, naming.SIGNATURE)
+_BESIDE = (naming.EVIDENCE_SUFFIX, naming.AUDIT_SUFFIX, naming.SIGNATURE_SUFFIX)
 Progress = Callable[[int], None]
 
 
@@ -220,7 +220,7 @@ def _absent(plan: Plan, present: set[str]) -> list[Item]:
     items = []
     for name, recorded in plan.source.files.items():
         short = name.removeprefix(plan.below)
-        if not name.startswith(plan.below) or short in present or name in _OWN or short == manifest.FOLDER_NAME:
+        if not name.startswith(plan.below) or short in present or name in _OWN or short == naming.MANIFEST:
             continue
         if plan.config_only and (recorded.sha256 or short.endswith(".index.json")):
             continue
@@ -248,7 +248,7 @@ def _statements(plan: Plan, kept: Mapping[str, HubFile]) -> Iterator[tuple[str, 
     folder = plan.output.kind == "folder"
     names = _EVIDENCE if folder else tuple(plan.output.stem + suffix for suffix in _BESIDE)
     found = [name for name in names if plan.output.path(name).is_file()]
-    signed = any(name.endswith("model.sig") for name in found)
+    signed = any(name.endswith(naming.SIGNATURE) for name in found)
     record = plan.record if signed or not kept else _with_base(plan, kept)
     prefix = plan.below if plan.own else ""
     yield prefix + plan.output.manifest.name, record.to_text().encode()

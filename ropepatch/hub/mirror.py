@@ -7,18 +7,19 @@ frequency factors are tensors, whose records come last. Arrays of numbers in it 
 from __future__ import annotations
 
 import struct
+import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from ropepatch.bundle import SHARD
 from ropepatch.containers import gguf, safetensors
 from ropepatch.dialects import inv_freq_tensors
 from ropepatch.errors import HubError, InputError
 from ropepatch.hub import client
-from ropepatch.hub.choosing import METADATA, chosen, shards_of
+from ropepatch.hub.choosing import METADATA, chosen, firsts, shards_of
 from ropepatch.hub.client import Ranges, Snapshot
 from ropepatch.hub.refs import HubRef, parse
+from ropepatch.naming import SHARD
 from ropepatch.storage.remote import Mirror, Sparse
 
 #: the largest file that is fetched whole; an index of shards is the longest
@@ -53,6 +54,7 @@ class Opened:
 
 
 _OPENED: OrderedDict[str, Opened] = OrderedDict()
+_LOCK = threading.Lock()
 
 
 def opened(ref: str) -> Opened:
@@ -63,16 +65,38 @@ def opened(ref: str) -> Opened:
         InputError: there is no checkpoint in it.
         UsageError: it holds several, and none is named.
     """
-    known = _OPENED.get(ref)
+    with _LOCK:
+        known = _OPENED.get(ref)
     if known is None:
         known = _offline(parse(ref)) if client.offline() else _online(parse(ref))
+    with _LOCK:
         _OPENED[ref] = _OPENED[str(known.ref)] = known
-    _OPENED.move_to_end(ref)
-    while len(_OPENED) > 2 * _KEPT:
-        _, oldest = _OPENED.popitem(last=False)
-        if oldest.mirror is not None and oldest not in _OPENED.values():
-            oldest.mirror.close()
+        _OPENED.move_to_end(ref)
+        while len(_OPENED) > 2 * _KEPT:
+            _, oldest = _OPENED.popitem(last=False)
+            if oldest.mirror is not None and oldest not in _OPENED.values():
+                oldest.mirror.close()
     return known
+
+
+def models(ref: str) -> list[str]:
+    """Every GGUF model of a repository or of a folder in it, as refs at one commit.
+
+    Raises:
+        HubError: the repository cannot be seen.
+        InputError: it holds none.
+    """
+    place = parse(ref)
+    if client.offline():
+        folder = snapshot_folder(place)
+        names = [p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*.gguf"))] if folder else []
+        found = [str(place.at(folder.name).within(name)) for name in firsts(names, place.file)] if folder else []
+    else:
+        snapshot = client.look(place)
+        found = [str(snapshot.ref.within(name)) for name in firsts(snapshot.files, place.file)]
+    if not found:
+        raise InputError("holds no GGUF file", where=ref)
+    return found
 
 
 def look(ref: HubRef) -> Snapshot:

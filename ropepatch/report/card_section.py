@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ropepatch.bundle import stem_of
-from ropepatch.manifest import FILE_SUFFIX, FOLDER_NAME, Manifest
+from ropepatch.manifest import Manifest
+from ropepatch.naming import MANIFEST, MANIFEST_SUFFIX
 from ropepatch.patch import Value
 from ropepatch.report import tables
 from ropepatch.report.markdown import block, code, table, text
@@ -119,8 +120,8 @@ def _value(value: Value | None) -> str:
 def _manifest_name(facts: Facts) -> str:
     """The manifest's name as it stands beside the output."""
     if facts.record.patch.after.source.format != "gguf":
-        return FOLDER_NAME
-    return stem_of(next(iter(facts.record.subjects), "model.gguf")) + FILE_SUFFIX
+        return MANIFEST
+    return stem_of(next(iter(facts.record.subjects), "model.gguf")) + MANIFEST_SUFFIX
 
 
 def _runtimes(facts: Facts) -> list[str]:
