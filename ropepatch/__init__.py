@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ropepatch.checkpoint import Checkpoint, open
     from ropepatch.diffing import Diff, diff
     from ropepatch.doctor import Finding, doctor
+    from ropepatch.hub.push import Publication, push
     from ropepatch.manifest import Manifest
     from ropepatch.methods.base import Frequencies
     from ropepatch.output import recover, replay, revert
@@ -39,6 +40,7 @@ _HOMES = {
     "ManifestCheck": "provenance",
     "Patch": "patch",
     "Plan": "planner.plan",
+    "Publication": "hub.push",
     "RopeGroup": "profile",
     "RopeProfile": "profile",
     "all_runtimes": "runtimes.readings",
@@ -49,6 +51,7 @@ _HOMES = {
     "doctor": "",
     "open": "checkpoint",
     "plan": "planner.plan",
+    "push": "hub.push",
     "recover": "output",
     "replay": "output",
     "revert": "output",
@@ -67,6 +70,7 @@ __all__ = [
     "ManifestCheck",
     "Patch",
     "Plan",
+    "Publication",
     "RopeGroup",
     "RopeProfile",
     "Verification",
@@ -79,6 +83,7 @@ __all__ = [
     "errors",
     "open",
     "plan",
+    "push",
     "recover",
     "replay",
     "revert",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ropepatch import bundle, checkpoint, manifest, naming
 from ropepatch.errors import InputError, MethodUnsupported, RopepatchError, WouldOverwrite
 from ropepatch.evidence import SMALL
+from ropepatch.hub.refs import is_remote
 from ropepatch.methods.base import ParameterError
 from ropepatch.storage import files
 
@@ -79,11 +80,17 @@ def read_list(path: str) -> list[str]:
 
 
 def models_in(folder: str | Path) -> list[str]:
-    """The GGUF models right in a folder, split ones by their first shard, without the heads and bodies of overlays.
+    """The GGUF models right in a folder, split ones by their first shard, without the heads and bodies of overlays;
+    or those of a repository on the Hub, at one commit.
 
     Raises:
         InputError: it is no folder, or holds none.
+        HubError: the repository cannot be seen.
     """
+    if is_remote(str(folder)):
+        from ropepatch.hub import mirror
+
+        return mirror.models(str(folder))
     root = Path(folder)
     if not root.is_dir():
         raise InputError("is no folder", where=str(folder), hint="--all patches every GGUF file in a folder")

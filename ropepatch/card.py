@@ -134,15 +134,34 @@ def card(
         raise InputError("no such file or directory", where=str(ref))
     found = bundle.bundle_of(path)
     record = read_manifest(found.manifest)
-    measured = _evidence(found, naming.AUDIT, naming.AUDIT_SUFFIX)
-    return model_card(
-        _text(Path(base_card)) if base_card else _beside(found),
-        record.document,
+    return of_output(
+        found,
+        record,
+        _text(Path(base_card)) if base_card else None,
         base_ref=base_ref,
         repo=repo or (found.stem if found.kind == "folder" else found.anchor.name.removesuffix(".gguf")),
+        audit=_document(Path(audit), needed=True) if audit else None,
+    )
+
+
+def of_output(
+    found: bundle.Bundle,
+    record: Manifest,
+    base_card: str | None,
+    *,
+    base_ref: str | None,
+    repo: str,
+    audit: Mapping[str, Any] | None = None,
+) -> str:
+    """The model card of an opened output: see :func:`card`; ``base_card`` is a text here."""
+    return model_card(
+        base_card if base_card is not None else _beside(found),
+        record.document,
+        base_ref=base_ref,
+        repo=repo,
         config=_document(found.path("config.json")) if found.kind == "folder" else None,
         verification=_document(_evidence(found, naming.EVIDENCE, naming.EVIDENCE_SUFFIX)),
-        audit=_document(Path(audit) if audit else measured, needed=audit is not None),
+        audit=audit or _document(_evidence(found, naming.AUDIT, naming.AUDIT_SUFFIX)),
     )
 
 

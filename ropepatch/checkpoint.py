@@ -321,3 +321,16 @@ def open(ref: str | Path) -> Checkpoint:
         found = mirror.opened(ref)
         return Checkpoint(str(found.ref), dialects.open(str(found.path)))
     return Checkpoint(str(ref), dialects.open(str(ref)))
+
+
+def open_whole(ref: str | Path) -> Checkpoint:
+    """The same with its weights: a checkpoint on the Hub is downloaded into the cache and opened there.
+
+    Raises:
+        InputError, HubError: as :func:`open`.
+    """
+    if isinstance(ref, str) and refs.is_remote(ref):
+        from ropepatch.hub import fetch
+
+        ref = fetch.download(ref)
+    return open(ref)

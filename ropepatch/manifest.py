@@ -127,6 +127,7 @@ def build(
     verification: Mapping[str, Any] | None,
     previous: Mapping[str, Any] | None = None,
     source: str,
+    origin: str = "file:",
     overlay: str | None = None,
     tensor_data: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Manifest:
@@ -141,6 +142,7 @@ def build(
         verification: the report of the check after writing.
         previous: the manifest that this one replaces.
         source: the input's name, which ``revert`` restores.
+        origin: what the names of inputs follow in their URIs: ``file:``, or ``hf://org/repo@commit/``.
         overlay: how an overlay's body was brought beside its head; None for other outputs.
         tensor_data: size and sha256 of the tensor data before and after, by output file name, where they were taken.
     """
@@ -180,7 +182,7 @@ def build(
                     },
                     "internalParameters": internal,
                     "resolvedDependencies": [
-                        {"name": name, "uri": f"file:{name}", "digest": dict(digest)}
+                        {"name": name, "uri": f"{origin}{name}", "digest": dict(digest)}
                         for name, digest in sorted(inputs.items())
                     ],
                 },
@@ -201,7 +203,8 @@ def build(
 def _portable(profile: RopeProfile, root: Path | None) -> dict[str, Any]:
     """A profile without the folders of this machine: manifests are published."""
     document = profile.to_json()
-    document["source"]["ref"] = Path(profile.source.ref).name if root is not None else profile.source.ref
+    if root is not None and "://" not in profile.source.ref:
+        document["source"]["ref"] = Path(profile.source.ref).name
     if root is not None:
         document["notes"] = [note.replace(f"{root}{os.sep}", "") for note in profile.notes]
     return document

@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ropepatch import bundle, checkpoint, manifest, naming, splices
@@ -18,6 +18,7 @@ from ropepatch.bundle import Bundle, Progress, bundle_of
 from ropepatch.dialects.base import Lowering
 from ropepatch.errors import CheckFailed, InputError, UsageError, WouldOverwrite
 from ropepatch.evidence import Evidence
+from ropepatch.hub import refs
 from ropepatch.manifest import Manifest
 from ropepatch.methods.base import Method, ParameterError
 from ropepatch.methods.stack import Stack
@@ -31,9 +32,23 @@ WEIGHTS = ("link", "copy", "none")
 DIGESTS = ("none", "header", "full")
 
 
-def source_of(patch: Patch) -> Bundle:
-    """The files that a patch's edits go to."""
+def source_of(patch: Patch, weights: str = "link") -> Bundle:
+    """The files that a patch's edits go to; those of a checkpoint on the Hub are downloaded.
+
+    Args:
+        patch: the patch.
+        weights: with ``none`` the weights of a folder on the Hub stay there.
+    """
     path = Path(patch.ref)
+    if refs.is_remote(patch.ref):
+        from ropepatch.hub import fetch
+
+        if weights == "none":
+            path, whole = fetch.small(patch.ref, {edit.file for edit in patch.edits})
+            if whole is not None:
+                return Bundle(path, tuple(whole), "folder")
+        else:
+            path = fetch.download(patch.ref)
     if patch.before.source.format != "gguf":
         single = path.suffix == ".safetensors" and all(edit.file == path.name for edit in patch.edits)
         return bundle_of(path if path.is_dir() or single else path.parent)
@@ -41,9 +56,28 @@ def source_of(patch: Patch) -> Bundle:
 
 
 def default_output(patch: Patch) -> Path:
-    """``model.gguf`` to ``model-yarn-4x.gguf``, ``model/`` to ``model-yarn-4x/``."""
+    """``model.gguf`` to ``model-yarn-4x.gguf``, ``model/`` to ``model-yarn-4x/``; what is on the Hub, to here."""
     tag = patch.method.replace("+", "-") + (f"-{patch.factor:.6g}x" if patch.factor else "")
-    return source_of(patch).default(tag)
+    if not refs.is_remote(patch.ref):
+        return source_of(patch).default(tag)
+    name = refs.parse(patch.ref).name
+    if patch.before.source.format == "hf":
+        return Bundle(Path(name), (), "folder").default(tag)
+    return Bundle(Path(), (name,), "split" if naming.SHARD.match(name) else "file").default(tag)
+
+
+def _origin(patch: Patch) -> tuple[str, Mapping[str, Mapping[str, str]]]:
+    """Where the inputs of a patch are on the Hub, and the digests that it has of them; nothing for local ones."""
+    if not refs.is_remote(patch.ref):
+        return "file:", {}
+    from ropepatch.hub import mirror
+
+    found = mirror.opened(patch.ref)
+    folder = found.ref.file if found.path.is_dir() else str(PurePosixPath(found.ref.file or "").parent)
+    below = f"{folder}/" if folder and folder != "." else ""
+    files = found.snapshot.files if found.snapshot is not None else {}
+    known = {name.removeprefix(below): file.digest for name, file in files.items() if name.startswith(below)}
+    return f"{found.ref.within(None)}/{below}", known
 
 
 def write(
@@ -85,10 +119,12 @@ def write(
     if in_place and output is not None:
         raise UsageError("in place and an output name exclude each other")
     _refuse_unsynced(in_place, sync)
-    source = source_of(patch)
     depth = after_write.depth(verify)
     if overlay and in_place:
         raise UsageError("in place and overlay exclude each other")
+    if in_place and refs.is_remote(patch.ref):
+        raise UsageError("a checkpoint on the Hub is not changed in place; --to publishes a patched one")
+    source = source_of(patch, weights)
     if overlay:
         target = overlays.target(output or default_output(patch))
     else:
@@ -102,6 +138,20 @@ def write(
         usual = "header" if in_place or (source.kind != "file" and weights == "link") else "full"
         job = _Job(patch, source, target, in_place, weights, digest or usual, sync, progress, forward)
     return job.run(depth != "none")
+
+
+def _inputs(
+    taken: Mapping[str, Mapping[str, str]], known: Mapping[str, Mapping[str, str]], kind: str
+) -> dict[str, Mapping[str, str]]:
+    """Digests of the inputs: those taken here, else those that the Hub has; of a folder also of what stays there."""
+    found = {name: digest or known.get(name, {}) for name, digest in taken.items()}
+    left = {name: digest for name, digest in known.items() if name not in (*found, "README.md", ".gitattributes")}
+    return {**found, **(left if kind == "folder" else {})}
+
+
+def _name(patch: Patch, source: Bundle) -> str:
+    """The input's name, which ``revert`` restores; a cache has names of its own."""
+    return refs.parse(patch.ref).name if refs.is_remote(patch.ref) else source.anchor.resolve().name
 
 
 @dataclasses.dataclass
@@ -156,15 +206,17 @@ class _Job:
             self.forward.run(written, report)
         new_name = dict(zip(self.source.names, written.names, strict=True))
         compared = verify and full and not self.in_place
+        origin, known = _origin(self.patch)
         document = manifest.build(
             self.patch,
             subjects=evidence.outputs(written, compared=compared),
-            inputs=evidence.inputs(),
+            inputs=_inputs(evidence.inputs(), known, self.source.kind),
+            origin=origin,
             splices={new_name[name]: items for name, items in changes.items()},
             started=started,
             verification=report.to_json() if report else None,
             previous=previous,
-            source=self.source.anchor.resolve().name,
+            source=_name(self.patch, self.source),
             tensor_data=evidence.tensor_data(written, compared=compared),
         )
         files.write_bytes(written.manifest, document.to_text().encode(), overwrite=self.in_place, sync=self.sync)
@@ -205,7 +257,7 @@ class _Overlay:
                 splices=done.splices,
                 started=started,
                 verification=report.to_json() if report else None,
-                source=self.source.anchor.resolve().name,
+                source=_name(self.patch, self.source),
                 overlay=done.body,
             )
             files.write_bytes(work.manifest, document.to_text().encode(), sync=self.sync)
@@ -401,7 +453,7 @@ def replay(record: Manifest | Patch, ref: str, *, force: bool = False) -> Patch:
     if before.source.format == "gguf":
         edits = tuple(dataclasses.replace(edit, file=_counterpart(edit.file, model)) for edit in edits)
     after = dataclasses.replace(patch.after, source=before.source, notes=before.notes)
-    return dataclasses.replace(patch, ref=ref, edits=edits, before=before, after=after, root=model.dialect.root)
+    return dataclasses.replace(patch, ref=model.ref, edits=edits, before=before, after=after, root=model.dialect.root)
 
 
 def _otherness(found: RopeProfile, wanted: RopeProfile) -> str | None:

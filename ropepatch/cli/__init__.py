@@ -27,6 +27,7 @@ COMMANDS = (
     "revert",
     "replay",
     "recover",
+    "push",
     "manifest",
     "card",
     "completion",

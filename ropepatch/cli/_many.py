@@ -90,6 +90,31 @@ def inspect(out: Output, refs: Sequence[str], *, as_csv: bool, jobs: int) -> int
     return 0 if not failed else 3 if failed == len(refs) else 1
 
 
+def doctor(out: Output, ref: str, wanted: Sequence[str], length: int | None) -> int:
+    """Print the findings in every GGUF of a folder or repository; 1 where one has an error."""
+    from ropepatch import batch
+    from ropepatch.doctor import broken, examine, report, subject_of
+
+    reports, worst = [], 0
+    for name in batch.models_in(ref):
+        subject = subject_of(name, wanted or None, length)
+        findings = examine(subject)
+        worst = max(worst, int(broken(findings)))
+        if out.json:
+            reports.append(report(subject, findings))
+            continue
+        from ropepatch.report import findings as shown
+
+        out.line(f"{name}:")
+        if findings:
+            out.show(shown.table(findings), "")
+        out.line(shown.summary(subject, findings))
+        out.line("")
+    if out.json:
+        out.document({"schema": "ropepatch.examinations/1", "ref": ref, "reports": reports})
+    return worst
+
+
 def _show(out: Output, rows: Sequence[Mapping[str, Any]]) -> None:
     if out.json:
         out.document({"schema": "ropepatch.inspections/1", "rows": rows})
@@ -123,5 +148,5 @@ def one_source(listed: str | None, every: bool, refs: Iterable[str]) -> bool:
     if listed is not None and (every or given):
         raise UsageError("--from names the checkpoints; leave out REF and --all")
     if every and len(given) != 1:
-        raise UsageError("--all takes one REF, a folder of GGUF files")
+        raise UsageError("--all takes one REF, a folder or repository of GGUF files")
     return listed is not None or every

@@ -113,7 +113,7 @@ def examined(out: Output, patch: Patch, wanted: Sequence[str], *, force: bool) -
     return findings
 
 
-def _tell(out: Output, findings: Sequence[Finding], target: object) -> None:
+def tell(out: Output, findings: Sequence[Finding], target: object) -> None:
     for one in findings:
         if one.severity != "info":
             out.note(f"{one.rule} {one.message}", one.severity)
@@ -175,7 +175,7 @@ def finish(
         raise UsageError("--body goes with --overlay")
     if dry_run:
         _show_patch(out, patch)
-        _tell(out, findings, "OUTPUT")
+        tell(out, findings, "OUTPUT")
         return
     from ropepatch import output as writer
     from ropepatch import overlay as overlays
@@ -184,7 +184,7 @@ def finish(
         from ropepatch.signing import private_key
 
         private_key(sign)  # a key that cannot be read is said before anything is written
-    source = writer.source_of(patch)
+    source = writer.source_of(patch, weights)
     target = source if in_place else source.renamed(Path(output) if output else writer.default_output(patch))
     if overlay:
         target = overlays.target(Path(output) if output else writer.default_output(patch))
@@ -220,7 +220,7 @@ def finish(
         out.line(target.anchor)
     else:
         _show_written(out, patch, manifest, target.anchor, target.manifest, signature)
-        _tell(out, findings, target.anchor)
+        tell(out, findings, target.anchor)
 
 
 def _signed(target: Path, key: str | None, progress: Any, *, again: bool) -> Path | None:
@@ -271,6 +271,7 @@ def _headline(patch: Patch) -> str:
 def _show_written(
     out: Output, patch: Patch, manifest: Manifest, target: Path, record: Path, signature: Path | None
 ) -> None:
+    from ropepatch.hub.refs import is_remote
     from ropepatch.report import launching, tables
     from ropepatch.verify.verification import record_path
 
@@ -290,6 +291,7 @@ def _show_written(
         out.line(line)
     for note in patch.notes:
         out.note(note)
-    if target.exists() and Path(patch.ref).exists() and not os.path.samefile(target, patch.ref):
+    there = Path(patch.ref).exists()
+    if target.exists() and (is_remote(patch.ref) or (there and not os.path.samefile(target, patch.ref))):
         out.hint(f"compare with: ropepatch diff {patch.ref} {target}")
     out.hint(f"undo with: ropepatch revert {target}")

@@ -143,8 +143,8 @@ def verify(
     from ropepatch import checkpoint
     from ropepatch.verify import engines, forward, promise
 
-    model = ref if isinstance(ref, checkpoint.Checkpoint) else checkpoint.open(ref)
-    other = base if base is None or isinstance(base, checkpoint.Checkpoint) else checkpoint.open(base)
+    model = ref if isinstance(ref, checkpoint.Checkpoint) else checkpoint.open_whole(ref)
+    other = base if base is None or isinstance(base, checkpoint.Checkpoint) else checkpoint.open_whole(base)
     chosen = engines.suitable(model) if engine == "auto" else engine
     settings = forward.Settings(engine=chosen, device=device, dtype=dtype, layers=layers)
     return examine(model, other, promise.of(model, other), settings, limit=limit, announce=announce)
