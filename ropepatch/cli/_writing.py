@@ -17,6 +17,33 @@ if TYPE_CHECKING:
     from ropepatch.patch import Patch
 
 
+def sync_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The option that says whether a new file is waited for until it is on the disk."""
+    text = (
+        "Wait until a new output is on the disk (default: yes). Without, the system writes it when it likes, as after "
+        "cp: whole or not at all even if the program is killed, but a power failure soon after may lose it."
+    )
+    return click.option("--sync/--no-sync", default=True, help=text)(function)
+
+
+#: how deep an output is checked
+DEPTHS = ("structure", "forward", "none")
+
+
+class WritingCommand(click.Command):
+    """A command whose ``--verify`` stands without a value too, and has ``--no-verify`` for another name of ``none``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Write both out, so that a bare ``--verify`` does not take the REF behind it for its value."""
+        end = args.index("--") if "--" in args else len(args)
+        for at, word in enumerate(args[:end]):
+            if word == "--no-verify":
+                args[at] = "--verify=none"
+            elif word == "--verify" and args[at + 1 : at + 2] not in [[depth] for depth in DEPTHS]:
+                args[at] = "--verify=structure"
+        return super().parse_args(ctx, args)
+
+
 def writing_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say how a patch is written."""
     for option in reversed(
@@ -44,7 +71,15 @@ def writing_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 type=click.Choice(["none", "header", "full"]),
                 help="Files to hash for the manifest; default: full for a copy, header where no weights move.",
             ),
-            click.option("--verify/--no-verify", default=True, help="Check the output after writing (default: yes)."),
+            click.option(
+                "--verify",
+                type=click.Choice(DEPTHS),
+                default="structure",
+                show_default=True,
+                help="Checks after writing; forward also runs the model. --no-verify is none.",
+            ),
+            click.option("--sign", metavar="KEY.pem", help="Sign output and manifest (OpenSSF Model Signing)."),
+            sync_option,
         )
     ):
         function = option(function)
@@ -78,7 +113,7 @@ def examined(out: Output, patch: Patch, wanted: Sequence[str], *, force: bool) -
     return findings
 
 
-def _tell(out: Output, findings: Sequence[Finding], target: object) -> None:
+def tell(out: Output, findings: Sequence[Finding], target: object) -> None:
     for one in findings:
         if one.severity != "info":
             out.note(f"{one.rule} {one.message}", one.severity)
@@ -97,6 +132,21 @@ def recovered(out: Output, ref: str, in_place: bool) -> None:
             out.note(f"an interrupted change of {path} was undone first")
 
 
+def refuse_unsynced(in_place: bool, sync: bool) -> None:
+    """A change in place is always waited for.
+
+    Raises:
+        UsageError: both were asked for.
+    """
+    from ropepatch.errors import UsageError
+
+    if in_place and not sync:
+        raise UsageError(
+            "--no-sync goes with a new file only",
+            hint="a change in place is always on the disk before the next step, or its journal could not undo it",
+        )
+
+
 def finish(
     out: Output,
     patch: Patch,
@@ -106,9 +156,11 @@ def finish(
     dry_run: bool,
     weights: str,
     digest: str | None,
-    verify: bool,
+    verify: str,
     overlay: bool,
     body: str,
+    sync: bool,
+    sign: str | None = None,
     findings: Sequence[Finding] = (),
 ) -> None:
     """Print ``patch`` (``--dry-run``), or write it and tell what was written."""
@@ -118,16 +170,21 @@ def finish(
         raise UsageError("--in-place and -o exclude each other")
     if in_place and overlay:
         raise UsageError("--in-place and --overlay exclude each other")
+    refuse_unsynced(in_place, sync)
     if body != "auto" and not overlay:
         raise UsageError("--body goes with --overlay")
     if dry_run:
         _show_patch(out, patch)
-        _tell(out, findings, "OUTPUT")
+        tell(out, findings, "OUTPUT")
         return
     from ropepatch import output as writer
     from ropepatch import overlay as overlays
 
-    source = writer.source_of(patch)
+    if sign is not None:
+        from ropepatch.signing import private_key
+
+        private_key(sign)  # a key that cannot be read is said before anything is written
+    source = writer.source_of(patch, weights)
     target = source if in_place else source.renamed(Path(output) if output else writer.default_output(patch))
     if overlay:
         target = overlays.target(Path(output) if output else writer.default_output(patch))
@@ -140,8 +197,10 @@ def finish(
             verify=verify,
             overlay=overlay,
             body=body,
+            sync=sync,
             progress=progress,
         )
+        signature = _signed(target.anchor, sign, progress, again=in_place)
     if out.json:
         from ropepatch.report import launching
 
@@ -151,6 +210,7 @@ def finish(
                 "output": str(target.anchor),
                 "manifest_path": str(target.manifest),
                 "manifest": manifest.document,
+                **({"signature": str(signature)} if signature else {}),
                 "notes": list(patch.notes),
                 "findings": [one.to_json() for one in findings],
                 "launch": launching.documents(launching.written(target.anchor)),
@@ -159,8 +219,16 @@ def finish(
     elif out.quiet:
         out.line(target.anchor)
     else:
-        _show_written(out, patch, manifest, target.anchor, target.manifest)
-        _tell(out, findings, target.anchor)
+        _show_written(out, patch, manifest, target.anchor, target.manifest, signature)
+        tell(out, findings, target.anchor)
+
+
+def _signed(target: Path, key: str | None, progress: Any, *, again: bool) -> Path | None:
+    if key is None:
+        return None
+    from ropepatch import signing
+
+    return signing.sign(target, key, overwrite=again, progress=progress)
 
 
 def _show_patch(out: Output, patch: Patch) -> None:
@@ -200,8 +268,12 @@ def _headline(patch: Patch) -> str:
     return f"{patch.ref}: {method}, {contexts}"
 
 
-def _show_written(out: Output, patch: Patch, manifest: Manifest, target: Path, record: Path) -> None:
+def _show_written(
+    out: Output, patch: Patch, manifest: Manifest, target: Path, record: Path, signature: Path | None
+) -> None:
+    from ropepatch.hub.refs import is_remote
     from ropepatch.report import launching, tables
+    from ropepatch.verify.verification import record_path
 
     _show_changes(out, patch)
     report = manifest.verification
@@ -211,10 +283,15 @@ def _show_written(out: Output, patch: Patch, manifest: Manifest, target: Path, r
         out.note("the output was not verified", "warning")
     out.line(f"wrote     {target}")
     out.line(f"manifest  {record}")
+    if signature is not None:
+        out.line(f"signature {signature}")
+    if report is not None and any(check["name"] == "forward" for check in report["checks"]):
+        out.line(f"statement {record_path(target)}")
     for line in ("", *launching.brief(launching.written(target)), ""):
         out.line(line)
     for note in patch.notes:
         out.note(note)
-    if target.exists() and Path(patch.ref).exists() and not os.path.samefile(target, patch.ref):
+    there = Path(patch.ref).exists()
+    if target.exists() and (is_remote(patch.ref) or (there and not os.path.samefile(target, patch.ref))):
         out.hint(f"compare with: ropepatch diff {patch.ref} {target}")
     out.hint(f"undo with: ropepatch revert {target}")
