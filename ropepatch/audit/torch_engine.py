@@ -69,7 +69,7 @@ class Model:
     @property
     def held(self) -> int:
         """Bytes of the weights that have been read so far."""
-        return sum(int(tensor.numel() * tensor.element_size()) for tensor in self.first._held.values())
+        return self.first._held.taken
 
     def estimate(self, length: int, rows: int) -> dict[str, int]:
         """Bytes that a cell takes: weights, key-value cache twice (one continues the other), attention, logits."""
