@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ropepatch.planner.plan import Plan, plan
     from ropepatch.profile import RopeGroup, RopeProfile
     from ropepatch.runtimes.readings import all_runtimes
+    from ropepatch.search.result import Search
+    from ropepatch.search.run import search
     from ropepatch.verify.verification import Verification, verify
 
 _HOMES = {
@@ -36,6 +38,7 @@ _HOMES = {
     "Plan": "planner.plan",
     "RopeGroup": "profile",
     "RopeProfile": "profile",
+    "Search": "search.result",
     "all_runtimes": "runtimes.readings",
     "Verification": "verify.verification",
     "audit": "",  # a room that can be called
@@ -46,6 +49,7 @@ _HOMES = {
     "recover": "output",
     "replay": "output",
     "revert": "output",
+    "search": "",
     "verify": "",  # likewise
 }
 
@@ -60,6 +64,7 @@ __all__ = [
     "Plan",
     "RopeGroup",
     "RopeProfile",
+    "Search",
     "Verification",
     "__version__",
     "all_runtimes",
@@ -72,6 +77,7 @@ __all__ = [
     "recover",
     "replay",
     "revert",
+    "search",
     "verify",
 ]
 

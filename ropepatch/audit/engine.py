@@ -108,7 +108,7 @@ class Model:
                 with torch.inference_mode():
                     made = _batch(decoder, part, depths, absent=absent)
             except (MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 if rows == 1:
                     raise OutOfMemory(" ".join(str(error).split())[:160]) from None
@@ -121,7 +121,8 @@ class Model:
         return {depth: Answers(tuple(hits), tuple(numbers)) for depth, (hits, numbers) in found.items()}
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, of the process or of the device."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or "out of memory" in text or "allocate" in text
 

@@ -221,7 +221,7 @@ def audit(
 
     where = engines.device_of(device)
     engine = Model(model, where, getattr(torch, dtype))
-    letters = _alphabet(alphabet, model, engine.vocabulary)
+    letters = alphabet_of(alphabet, model, engine.vocabulary)
     result = Audit(
         model.ref, trained, samples, seed, tested, tuple(depths), tuple(task), tuple(v.name for v in chosen),
         {"engine": f"torch {torch.__version__}", "device": where, "dtype": dtype, "alphabet": letters.to_json()},
@@ -314,7 +314,7 @@ def _check(depths: Sequence[float], samples: int, task: Sequence[str]) -> None:
             raise UsageError(f"there is no task {name!r}; there are: {', '.join(tasks.TASKS)}")
 
 
-def _alphabet(text: str | None, model: Checkpoint, vocabulary: int) -> tasks.Alphabet:
+def alphabet_of(text: str | None, model: Checkpoint, vocabulary: int) -> tasks.Alphabet:
     if text:
         return tasks.Alphabet.parse(text, vocabulary)
     return tasks.Alphabet.drawn(vocabulary, _bos(model, vocabulary))

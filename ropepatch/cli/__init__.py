@@ -23,6 +23,7 @@ COMMANDS = (
     "doctor",
     "verify",
     "audit",
+    "search",
     "revert",
     "replay",
     "recover",
