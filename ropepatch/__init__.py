@@ -12,7 +12,8 @@ from ropepatch import errors
 from ropepatch._version import __version__
 
 if TYPE_CHECKING:
-    from ropepatch.audit.run import Audit, audit
+    from ropepatch.audit.result import Audit
+    from ropepatch.audit.run import audit
     from ropepatch.checkpoint import Checkpoint, open
     from ropepatch.diffing import Diff, diff
     from ropepatch.doctor import Finding, doctor
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from ropepatch.verify.verification import Verification, verify
 
 _HOMES = {
-    "Audit": "audit.run",
+    "Audit": "audit.result",
     "Checkpoint": "checkpoint",
     "Diff": "diffing",
     "Finding": "doctor",

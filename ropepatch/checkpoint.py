@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ropepatch import dialects, methods
 from ropepatch.dialects.base import Dialect, Lowering
@@ -16,8 +16,10 @@ from ropepatch.methods.base import Frequencies, Method, ParameterError, Target, 
 from ropepatch.methods.plain import NoScaling
 from ropepatch.methods.stack import Stack
 from ropepatch.methods.yarn import Yarn
-from ropepatch.patch import Patch
 from ropepatch.profile import RopeGroup, RopeProfile
+
+if TYPE_CHECKING:
+    from ropepatch.patch import Patch
 
 #: Beyond this, a length is a typing mistake: no format's context field holds more.
 MAX_CONTEXT = (1 << 31) - 1
@@ -145,6 +147,8 @@ class Checkpoint:
             declared_context=declared,
         )
         edits, notes = self.dialect.lower(before, after, Lowering(hf_layout, bake))
+        from ropepatch.patch import Patch
+
         return Patch(
             ref=self.ref,
             method=method,

@@ -25,8 +25,6 @@ from ropepatch.storage.splice import Splice
 SCHEMA = "ropepatch.manifest/1"
 BUILD_TYPE = "urn:ropepatch:buildtype:patch:v1"
 BUILDER = "urn:ropepatch:builder:local:v1"
-FILE_SUFFIX = ".ropepatch.json"
-FOLDER_NAME = "ropepatch.json"
 
 
 @dataclass(frozen=True)

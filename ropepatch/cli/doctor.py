@@ -21,7 +21,15 @@ _EXAMPLES = examples(
     "doctor Qwen2.5-7B-Instruct/ --fix -o mended/",
 )
 #: what only --fix takes, with the value that says nothing
-_WRITING = {"output": None, "in_place": False, "dry_run": False, "weights": "link", "digest": None, "verify": True}
+_WRITING = {
+    "output": None,
+    "in_place": False,
+    "dry_run": False,
+    "weights": "link",
+    "digest": None,
+    "verify": True,
+    "sync": True,
+}
 
 
 @click.command(epilog=_EXAMPLES)

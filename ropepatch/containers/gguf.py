@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ropepatch.containers import texts
 from ropepatch.containers.ggml_types import TYPES
 from ropepatch.errors import InputError
 from ropepatch.storage.splice import Splice
@@ -272,17 +273,14 @@ class _Scanner:
         if known and self.data[start : start + len(known)] == known:
             self.at += len(known)
             return
-        # The hot loop of the whole program: a vocabulary has 150,000 texts.
-        unpack, data, at, size = self._structs["Q"].unpack_from, self.data, self.at, self.size
-        for _ in range(count):
-            at += 8 + unpack(data, at)[0]
-            if at > size:
-                self.at = at
-                raise self.fail(f"a text of key {key!r} leaves the file")
+        at = texts.skip(self.data, start, self.size, count, self.endian)
+        if at > self.size:
+            self.at = at
+            raise self.fail(f"a text of key {key!r} leaves the file")
         self.at = at
         if count >= _MANY and at - start <= _KEPT:
             _VOCABULARIES.pop(count, None)
-            _VOCABULARIES[count] = data[start:at]
+            _VOCABULARIES[count] = self.data[start:at]
             while len(_VOCABULARIES) > 2:
                 _VOCABULARIES.pop(next(iter(_VOCABULARIES)))
 

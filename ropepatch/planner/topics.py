@@ -63,6 +63,7 @@ _TOPICS: dict[str, tuple[str, tuple[tuple[str, str], ...], tuple[str, ...], tupl
         ),
         (
             "a generation keeps the best as parents; children are mutants and crossings; none is tried twice",
+            "the best are scored again on other texts: of many, the best by few texts is partly the luckiest",
             "a mutation draws factors again between their neighbours, so that the order holds",
             "the starts are fitted into the space: longrope2 shares its own eight, from s to 1.66 s",
             "the short list is searched at T with factors up to 1.25, or all ones as LongRoPE2 has it",

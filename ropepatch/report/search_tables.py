@@ -76,7 +76,7 @@ def _factors(found: Search) -> Table:
 
 
 def _progress(found: Search) -> Table:
-    table = heading_table("list", "candidates", "best start", "its score", "best", "critical pair")
+    table = heading_table("list", "candidates", "best start", "its score", "best", "on other texts", "critical pair")
     for stage in found.stages:
         best, evolved = found.best(stage.name), found.results.get(stage.name)
         if best is None or evolved is None:
@@ -88,7 +88,8 @@ def _progress(found: Search) -> Table:
             plain(f"{len(evolved.tried):,} of {stage.budget:,}"),
             plain(start or ""),
             plain(f"{evolved.starts[start]:.4g}" if start else ""),
-            plain(f"{best[1]:.4g}"),
+            plain(f"{dict(evolved.tried)[best[0]]:.4g}"),
+            plain(f"{best[1]:.4g}" if stage.name in found.finals else ""),
             plain("" if critical is None else critical),
         )
     return table

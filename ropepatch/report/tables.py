@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.panel import Panel
@@ -17,11 +17,13 @@ from rich.table import Table
 from rich.text import Text
 
 from ropepatch.methods.base import Frequencies
-from ropepatch.patch import Edit, Value
 from ropepatch.profile import RopeGroup, RopeProfile
 from ropepatch.report import summary
 from ropepatch.report.catalogue import SPELLED, default_text
 from ropepatch.report.text import clean, number, short, tokens
+
+if TYPE_CHECKING:
+    from ropepatch.patch import Edit, Value
 
 #: rope groups side by side in one table
 _SIDE_BY_SIDE = 3
@@ -181,6 +183,8 @@ def _members(edit: Edit) -> Iterable[tuple[str, Text, Text]]:
     if not (isinstance(old, dict) or isinstance(new, dict)):
         yield edit.name, _value(edit.before, "dim"), _value(edit.after, "bold", _absent(edit.after))
         return
+    from ropepatch.patch import Value
+
     olds, news = (value if isinstance(value, dict) else {} for value in (old, new))
     for key in {**olds, **news}:
         before, after = (Value(values[key]) if key in values else None for values in (olds, news))

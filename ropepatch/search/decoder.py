@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from ropepatch.verify.decoder import Cache, Decoder
-from ropepatch.verify.shape import LayerRope
 
 #: tokens of a text that are run at once; bounds the attention matrix
 CHUNK = 2048
@@ -115,8 +114,3 @@ class CandidateDecoder(Decoder):
         if x.shape[0] == candidates * self.texts:
             return x
         return x[None].expand(candidates, *(-1,) * x.ndim).flatten(0, 1)
-
-
-def ropes_of(ropes: Sequence[LayerRope], group: str) -> int:
-    """How many pairs the layers of a group rotate; 0 where there is none."""
-    return next((rope.inv_freq.size for rope in ropes if rope.group == group and rope.inv_freq.size), 0)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ropepatch import methods
-from ropepatch.audit import statistics, tasks
+from ropepatch.audit import statistics
+from ropepatch.audit.engine import Answers
 from ropepatch.audit.tasks import Alphabet, IntArray
 from ropepatch.methods.base import Method, ParameterError, Target
 from ropepatch.methods.longrope import LongRope
@@ -17,7 +18,7 @@ from ropepatch.profile import RopeProfile
 from ropepatch.search.result import Search
 
 #: the audit's hardest task where the text has room for it
-TASK, DEPTHS = "multikey", (0.0, 0.17, 0.33, 0.5, 0.67, 0.83, 1.0)
+TASK, ROOM, DEPTHS = "multikey", 128, (0.0, 0.17, 0.33, 0.5, 0.67, 0.83, 1.0)
 SEARCHED, LONG_ONLY = "searched", "searched, long list"
 
 
@@ -67,17 +68,17 @@ def scaled(base: RopeProfile, group: str, method: Method, length: int) -> RopePr
     return dataclasses.replace(base, groups=groups, declared_context=length)
 
 
-def retrieval(found: dict[float, tuple[Sequence[bool], Sequence[float]]]) -> dict[str, Any]:
+def retrieval(found: Mapping[float, Answers]) -> dict[str, Any]:
     """Right answers of all depths with their interval, and by depth."""
-    hits = [hit for row, _ in found.values() for hit in row]
-    numbers = [number for _, row in found.values() for number in row]
+    hits = [hit for answers in found.values() for hit in answers.hits]
+    numbers = [number for answers in found.values() for number in answers.log_probabilities or ()]
     k, n = sum(hits), len(hits)
     return {
         "k": k,
         "n": n,
         "interval": list(statistics.clopper_pearson(k, n)),
         "log_probability": min(sum(numbers) / n, 0.0),
-        "by_depth": {f"{depth:g}": sum(row) for depth, (row, _) in found.items()},
+        "by_depth": {f"{depth:g}": sum(answers.hits) for depth, answers in sorted(found.items())},
     }
 
 
@@ -88,4 +89,4 @@ def perplexity(score: float, windows: IntArray) -> dict[str, Any]:
 
 def task_of(length: int) -> str:
     """The task that a text of this length has room for."""
-    return TASK if length >= tasks.SHORTEST else "passkey"
+    return TASK if length >= ROOM else "passkey"

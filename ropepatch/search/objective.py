@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ropepatch.audit import tasks
-from ropepatch.audit.engine import Model, is_out_of_memory
+from ropepatch.audit.engine import Answers, OutOfMemory
 from ropepatch.audit.tasks import BLOCK, IntArray
+from ropepatch.audit.torch_engine import Model, is_out_of_memory
 from ropepatch.errors import InputError
 from ropepatch.frequencies import group_frequencies
 from ropepatch.search import heldout
@@ -74,7 +75,6 @@ class Evaluator:
 
         self.model = Model(checkpoint.open(ref), device, getattr(torch, dtype))
         self.limit = limit
-        self._first: CandidateDecoder | None = None
 
     def _decoder(self, task: Task) -> CandidateDecoder:
         size = self.model.sizes
@@ -82,11 +82,7 @@ class Evaluator:
         made = CandidateDecoder(
             self.model.weights, size, ropes, device=self.model.device, dtype=self.model.dtype, keep=True
         )
-        if self._first is None:
-            self._first = made
-            made.share(self.model.decoder(task.profile, None))
-        else:
-            made.share(self._first)
+        made.share(self.model.first)
         return made
 
     def scores(self, task: Task, factors: Sequence[Sequence[float]]) -> list[float]:
@@ -101,7 +97,7 @@ class Evaluator:
 
         decoder = self._decoder(task)
         inv_freq = np.asarray(task.inv_freq)[None, :] / np.asarray(factors, np.float64)
-        rows = self._rows(task, len(factors))
+        rows = self._rows(task.length, len(factors) * task.tokens.shape[0], task.tokens.shape[0])
         found = np.empty((len(factors), task.tokens.shape[0]))
         at = 0
         while at < found.size:
@@ -134,23 +130,25 @@ class Evaluator:
         assert work.alphabet is not None
         name = heldout.task_of(work.length)
         drawn = tasks.texts(work.alphabet, name, work.length, heldout.DEPTHS, work.samples, work.seed)
-        rows = self.model.rows_that_fit(work.length, work.samples, self.limit)
-        if not rows:
-            raise InputError(f"one text of {work.length} tokens does not fit into memory")
-        found = self.model.answers(profile, work.length, drawn, list(heldout.DEPTHS), absent=False, rows=rows)
-        return heldout.retrieval({depth: (a.hits, a.log_probabilities) for depth, a in found.items()})
+        found: dict[float, Answers] = {}
+        for one in drawn:
+            try:
+                rows = self._rows(work.length, one.samples, one.samples)
+                found |= self.model.answers(self.model.ropes(profile, work.length), one, rows)
+            except OutOfMemory as error:
+                raise InputError(f"one text of {work.length} tokens does not fit into memory: {error}") from None
+        return heldout.retrieval(found)
 
-    def _rows(self, task: Task, candidates: int) -> int:
-        """Rows (candidates times texts) of a pass."""
-        rows = candidates * int(task.tokens.shape[0])
+    def _rows(self, length: int, rows: int, texts: int) -> int:
+        """Rows (candidates times texts) of a pass: as many as fit, and on a CPU no more than help."""
         free = self.limit if self.limit is not None else memory.available()
         if self.model.device != "cpu":
             import torch
 
             free = min(self.limit or 1 << 62, int(torch.cuda.mem_get_info()[0]))
-        elif rows * task.length > _CPU_TOKENS:
-            rows = max(int(task.tokens.shape[0]), _CPU_TOKENS // task.length)
-        while rows > 1 and free is not None and self.model.estimate(task.length, rows)["total"] > free:
+        elif rows * length > _CPU_TOKENS:
+            rows = max(texts, _CPU_TOKENS // length)
+        while rows > 1 and free is not None and self.model.estimate(length, rows)["total"] > free:
             rows //= 2
         return rows
 

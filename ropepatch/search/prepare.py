@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ropepatch.audit.engine import Model
+from ropepatch.audit.alphabets import alphabet_of
+from ropepatch.audit.torch_engine import Model
 from ropepatch.errors import UsageError
 from ropepatch.methods.base import yarn_attention
 from ropepatch.profile import RopeProfile
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 SHORT = ("auto", "search", "ones", "same")
 _MOST = 1 << 24
-_HELD_OUT_SEED = 104729  # added to the search's, so that its needles are others
+# added to the search's, so that the needles are others
+_FINAL_SEED, _HELD_OUT_SEED = 15485863, 104729
 
 
 @dataclass
@@ -37,7 +39,7 @@ class Plan:
         ref: the checkpoint.
         search: what is asked, to be filled with what is found.
         base: the unscaled profile.
-        spaces, starts, settings, tasks: by stage.
+        spaces, starts, settings, tasks, finals: by stage; ``finals`` are other texts of the same kind.
         held_out: what is measured in the end, by length.
         held_out_task: what that is, in words.
         compared: methods that are measured beside it.
@@ -52,6 +54,7 @@ class Plan:
     starts: dict[str, dict[str, Candidate]]
     settings: dict[str, Settings]
     tasks: dict[str, Task]
+    finals: dict[str, Task]
     held_out: tuple[Work, ...]
     held_out_task: str
     compared: tuple[str, ...]
@@ -120,9 +123,13 @@ def prepare(
     drawn = _Texts(model, engine, objective, text, tokenizer, alphabet, samples, held_out, seed)
     lengths = {"long": asked.length, "short": asked.trained}
     rotation = base.groups[asked.group].spectrum().inv_freq
-    work = {
-        name: Task(objective, drawn.training(lengths[name]), base, asked.group, rotation, scale) for name in made[0]
-    }
+    work, finals = (
+        {
+            name: Task(objective, drawn.training(lengths[name], times), base, asked.group, rotation, scale)
+            for name in made[0]
+        }
+        for times in (1, made[2]["long"].final_texts)
+    )
     found.stages = tuple(
         _stage(name, made, work[name], engine, asked.factor if name == "long" else 1.0, budget) for name in made[0]
     )
@@ -133,7 +140,7 @@ def prepare(
         "texts": {name: _digest(task) for name, task in work.items()},
     }  # fmt: skip
     return Plan(
-        model.ref, found, base, *made[:3], work, (drawn.held_out(asked.trained), drawn.held_out(asked.length)),
+        model.ref, found, base, *made, work, finals, (drawn.held_out(asked.trained), drawn.held_out(asked.length)),
         heldout.task_of(asked.trained) if objective == "needle" else "perplexity",
         tuple(dict.fromkeys((*names, "yarn"))), decides, device,
     )  # fmt: skip
@@ -217,10 +224,11 @@ def _spaces(
 
 
 def _stage(name: str, made: _Made, task: Task, engine: Model, factor: float, budget: int) -> Stage:
-    rows = min(BATCH, budget) * task.tokens.shape[0]
+    texts, settings = int(task.tokens.shape[0]), made[2][name]
+    scored = budget + min(settings.finalists, budget) * settings.final_texts
     return Stage(
         name, task.length, factor, budget, tuple(made[0][name].facts()), tuple(made[1][name]),
-        budget * task.tokens.shape[0] * _flops(engine, task.length), engine.estimate(task.length, rows)["total"],
+        scored * texts * _flops(engine, task.length), engine.estimate(task.length, min(BATCH, budget) * texts)["total"],
     )  # fmt: skip
 
 
@@ -250,20 +258,18 @@ class _Texts:
     seed: int
 
     def __post_init__(self) -> None:
-        from ropepatch.audit.run import alphabet_of
-
         if self.objective == "ppl":
             assert self.text is not None
             self.ids = texts.read(self.text, self.model, self.engine.vocabulary, self.tokenizer)
         else:
-            letters = alphabet_of(self.alphabet, self.model, self.engine.vocabulary)
+            letters = alphabet_of(self.model, self.engine.vocabulary, self.alphabet)
             self.pools, self.rest = needles.divided(letters)
 
-    def training(self, length: int) -> Any:
-        """(texts, length) token ids."""
+    def training(self, length: int, times: int) -> Any:
+        """(texts, length) token ids; those for the final are more, and others as far as there are."""
         if self.objective == "ppl":
-            return texts.windows(self.ids, length, self.samples, str(self.text))[0]
-        return needles.draw(self.pools, length, self.samples, self.seed)
+            return texts.windows(self.ids, length, self.samples * times, str(self.text))[0]
+        return needles.draw(self.pools, length, self.samples * times, self.seed + _FINAL_SEED * (times > 1))
 
     def held_out(self, length: int) -> Work:
         """What is measured at a length."""

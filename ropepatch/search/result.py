@@ -70,13 +70,16 @@ class Search:
     stages: tuple[Stage, ...]
     environment: dict[str, Any] = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)
+    finals: dict[str, list[tuple[Candidate, float]]] = field(default_factory=dict)
     long_factor: tuple[float, ...] | None = None
     short_factor: tuple[float, ...] | None = None
     held_out: dict[str, Any] | None = None
     interrupted: bool = False
 
     def best(self, stage: str) -> tuple[Candidate, float] | None:
-        """The best candidate of a stage and its score, None before there is one."""
+        """The best candidate of a stage and its score: that of the final where there was one, None before any."""
+        if finals := self.finals.get(stage):
+            return max(finals, key=lambda pair: pair[1])
         result = self.results.get(stage)
         return result.best if result and result.tried else None
 
@@ -123,6 +126,7 @@ class Search:
             "scored": len(result.tried),
             "generations": result.generations,
             "start_scores": dict(result.starts),
-            "best": {**to_json(best[0]), "score": best[1]},
+            "best": {**to_json(best[0]), "score": dict(result.tried)[best[0]]},
+            "finals": [{**to_json(candidate), "score": score} for candidate, score in self.finals.get(stage.name, ())],
             "curve": [[number, score] for number, score in result.curve()],
         }

@@ -172,27 +172,50 @@ class _Run:
             lambda candidates, generation: self._scores(stage, candidates, generation),
             plan.search.results.setdefault(stage.name, evolution.Result()),
         )  # fmt: skip
+        self._final(stage)
+
+    def _final(self, stage: Stage) -> None:
+        """The best ones on other texts: of many candidates, the best by few texts is partly the luckiest."""
+        result, plan = self.plan.search.results[stage.name], self.plan
+        ranked = sorted(result.tried, key=lambda pair: -pair[1])
+        chosen = [candidate for candidate, _ in ranked[: plan.settings[stage.name].finalists]]
+        starts = [candidate for candidate, _ in ranked if candidate in plan.starts[stage.name].values()]
+        chosen += [start for start in starts[:1] if start not in chosen]
+        if len(chosen) > 1:
+            self.progress(f"{stage.name} list: the final of {len(chosen)}")
+            scores = self._asked(f"{stage.name}, final", plan.finals[stage.name], chosen, result.generations)
+            plan.search.finals[stage.name] = [pair for part in scores for pair in part]
 
     def _scores(self, stage: Stage, candidates: Sequence[Candidate], generation: int) -> list[float]:
+        found: list[float] = []
+        for part in self._asked(stage.name, self.plan.tasks[stage.name], candidates, generation):
+            found += [score for _, score in part]
+            self._tell(stage, found)
+        return found
+
+    def _asked(
+        self, name: str, task: objectives.Task, candidates: Sequence[Candidate], generation: int
+    ) -> Iterator[list[tuple[Candidate, float]]]:
         """Scores from the journal, or from the workers in batches that are cut alike whoever runs them."""
-        task, size = self.plan.tasks[stage.name], objectives.BATCH
+        size = objectives.BATCH
         batches = [candidates[at : at + size] for at in range(0, len(candidates), size)]
-        known = [[self.journal.known(stage.name, candidate.factors) for candidate in batch] for batch in batches]
+        known = [[self.journal.known(name, candidate.factors) for candidate in batch] for batch in batches]
         jobs: list[Job] = [
             ("scores", (task, [candidate.factors for candidate in batch]))
             for batch, scores in zip(batches, known, strict=True)
             if None in scores
         ]
         results = self.executor.run(jobs)
-        found: list[float] = []
         for batch, scores in zip(batches, known, strict=True):
             if None in scores:
-                scores = next(results)
-                for candidate, score in zip(batch, scores, strict=True):
-                    self.journal.add(stage.name, {"generation": generation, **to_json(candidate), "score": score})
-            found += [score for score in scores if score is not None]
-            self._tell(stage, found)
-        return found
+                pairs = list(zip(batch, next(results), strict=True))
+                for candidate, score in pairs:
+                    self.journal.add(name, {"generation": generation, **to_json(candidate), "score": score})
+            else:
+                pairs = [
+                    (candidate, score) for candidate, score in zip(batch, scores, strict=True) if score is not None
+                ]
+            yield pairs
 
     def _tell(self, stage: Stage, now: Sequence[float]) -> None:
         tried = [score for _, score in self.plan.search.results[stage.name].tried]

@@ -29,6 +29,9 @@ KNOWN: dict[str, tuple[float, float, str, str]] = {
     "step":        (1e-6, 1, "grid of the factors", f"0.01: {_PAPER}"),
     "reach":       (1, 100, "largest factor, in multiples of the extension",
                     f"longrope 1.25: {_PAPER} (its code reaches 1 + s); longrope2 2: {_PAPER2}"),
+    "finalists":   (1, 4096, "the best that are scored again, on other texts; the best start is always among them",
+                    f"8: {_OWN}; the papers take the best as it was scored"),
+    "final_texts": (1, 1000, "texts of the final, in multiples of those of the search", f"4: {_OWN}"),
 }  # fmt: skip
 #: the budget from which on the papers' own population is used
 _FULL = 512
@@ -48,6 +51,8 @@ class Settings:
     swap: float = 0.15
     tries: int = 20
     step: float = 0.01
+    finalists: int = 8
+    final_texts: int = 4
 
     @classmethod
     def of(cls, space: str, budget: int, given: Mapping[str, Any]) -> Settings:
