@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ropepatch import checkpoint
 from ropepatch.audit import tasks, variants
@@ -49,6 +48,10 @@ def audit(
     alphabet: str | None = None,
     seed: int = 1,
     engine: str = "torch",
+    url: Sequence[str] = (),
+    served_model: str | None = None,
+    api_key: str | None = None,
+    concurrency: int = 4,
     device: str = "auto",
     dtype: str = "float32",
     limit: int | None = None,
@@ -71,6 +74,10 @@ def audit(
         alphabet: token ids to use, ``bos=0,filler=1-40,key=41-72,value=73-136``; default drawn from the vocabulary.
         seed: of the texts; all variants get the same ones.
         engine: a name from ``ropepatch.audit.engine.NAMES``.
+        url: for ``http``: servers of what is compared, ``URL`` or ``NAME=URL``; ``none`` and ``base`` are baselines.
+        served_model: the model's name on the servers; default the first that each lists.
+        api_key: sent to the servers.
+        concurrency: requests that a server gets at once.
         device: ``auto``, ``cuda`` or ``cpu``.
         dtype: ``float32``, ``bfloat16`` or ``float16``.
         limit: bytes that may be taken; default what is free. Cells that do not fit are reported as such.
@@ -87,15 +94,18 @@ def audit(
     """
     model = _opened(ref)
     factors = [factor] if isinstance(factor, (int, float)) else list(factor or ())
-    chosen = variants.resolve(model, None if base is None else _opened(base), methods, factors, variant)
+    chosen = variants.resolve(model, None if base is None else _opened(base), methods, factors, variant, url)
     trained = trained_context(chosen[0].profile)
     if trained is None:
         raise UsageError("the checkpoint does not say its trained context")
     tested = _lengths(lengths, trained, chosen)
     _check(depths, samples, task)
-    runs = open_engine(engine, chosen, device=device, dtype=dtype)
+    runs = open_engine(
+        engine, chosen, device=device, dtype=dtype, longest=max(tested), served_model=served_model, api_key=api_key,
+        concurrency=concurrency,
+    )  # fmt: skip
     try:
-        letters = alphabet_of(chosen[0].checkpoint, runs.vocabulary, alphabet)
+        letters = alphabet_of(chosen[0].checkpoint, runs.vocabulary, alphabet, words=runs.needs_words)
         environment = {**runs.environment, "alphabet": letters.to_json()}
         result = Audit(
             model.ref, trained, samples, seed, tested, tuple(depths), tuple(task),
@@ -111,22 +121,52 @@ def audit(
     return result
 
 
-def open_engine(name: str, chosen: Sequence[Variant], **options: Any) -> Engine:
+def open_engine(
+    name: str,
+    chosen: Sequence[Variant],
+    *,
+    device: str = "auto",
+    dtype: str = "float32",
+    longest: int = 0,
+    served_model: str | None = None,
+    api_key: str | None = None,
+    concurrency: int = 4,
+) -> Engine:
     """An engine that can run the variants.
 
     Args:
         name: from ``ropepatch.audit.engine.NAMES``.
         chosen: what it shall run.
-        options: ``device``, ``dtype``.
+        device: ``auto``, ``cuda`` or ``cpu``.
+        dtype: ``float32``, ``bfloat16`` or ``float16``.
+        longest: tokens of the longest text.
+        served_model: the model's name on a server.
+        api_key: what a server wants to see.
+        concurrency: requests that a server gets at once.
 
     Raises:
         UsageError: there is no such engine, or a library is missing.
         InputError: it cannot run the checkpoints.
+        HubError: a server does not answer.
     """
+    if (name == "http") != any(variant.url for variant in chosen):
+        raise UsageError("--engine http and --url go together", hint="for example --url http://127.0.0.1:8080/v1")
     if name == "torch":
         from ropepatch.audit.torch_engine import TorchEngine
 
-        return TorchEngine(chosen, **options)
+        return TorchEngine(chosen, device, dtype)
+    if name == "transformers":
+        from ropepatch.audit.transformers_engine import TransformersEngine
+
+        return TransformersEngine(chosen, device, dtype)
+    if name == "llama.cpp":
+        from ropepatch.audit.llama_engine import LlamaCppEngine
+
+        return LlamaCppEngine(chosen, device, dtype, longest)
+    if name == "http":
+        from ropepatch.audit.http_engine import HttpEngine
+
+        return HttpEngine(chosen, served_model, api_key, concurrency)
     raise UsageError(f"there is no engine {name!r}; there are: {', '.join(NAMES)}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ropepatch.audit.engine import Answers, OutOfMemory
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ropepatch.methods.base import Frequencies
     from ropepatch.profile import RopeProfile
 
+#: depth, hits and log-probabilities of some texts
+Scores = tuple[float, list[bool], list[float]]
 #: tokens of a prompt that are run at once, by device: bounds the attention matrix, of which the upper half is wasted
 CHUNK = {"cpu": 512, "cuda": 2048}
 
@@ -85,28 +87,8 @@ class Model:
         Raises:
             OutOfMemory: not even a single text could be run.
         """
-        import torch
-
-        decoder = self.decoder(ropes)
-        found: dict[float, tuple[list[bool], list[float]]] = {depth: ([], []) for depth in texts.blocks}
-        at = 0
-        while at < texts.samples:
-            try:
-                with torch.inference_mode():
-                    made = list(_batch(decoder, texts.part(at, at + rows), CHUNK[self.device]))
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                if rows == 1:
-                    raise OutOfMemory(" ".join(str(error).split())[:160]) from None
-                rows = max(1, rows // 2)
-                continue
-            for depth, hits, numbers in made:
-                found[depth][0].extend(hits)
-                found[depth][1].extend(numbers)
-            at += rows
-        tokens = texts.samples * (texts.length - ANSWER)
-        return {depth: Answers(tuple(hits), tuple(numbers), tokens) for depth, (hits, numbers) in found.items()}
+        decoder, chunk = self.decoder(ropes), CHUNK[self.device]
+        return in_batches(texts, rows, lambda part: _batch(decoder, part, chunk))
 
 
 class TorchEngine:
@@ -115,6 +97,8 @@ class TorchEngine:
     Raises:
         UsageError: torch is not installed, or there is no such device.
     """
+
+    needs_words = False
 
     def __init__(self, chosen: Sequence[Variant], device: str, dtype: str) -> None:
         with engines.needs("torch", "torch"):
@@ -151,13 +135,42 @@ class TorchEngine:
         self._models.clear()
 
 
+def in_batches(texts: Texts, rows: int, run: Callable[[Texts], Iterable[Scores]]) -> dict[float, Answers]:
+    """Run at most ``rows`` texts at once, and half as many whenever memory runs out.
+
+    Raises:
+        OutOfMemory: not even a single text could be run.
+    """
+    import torch
+
+    found: dict[float, tuple[list[bool], list[float]]] = {depth: ([], []) for depth in texts.blocks}
+    at = 0
+    while at < texts.samples:
+        try:
+            with torch.inference_mode():
+                made = list(run(texts.part(at, at + rows)))
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if rows == 1:
+                raise OutOfMemory(" ".join(str(error).split())[:160]) from None
+            rows = max(1, rows // 2)
+            continue
+        for depth, hits, numbers in made:
+            found[depth][0].extend(hits)
+            found[depth][1].extend(numbers)
+        at += rows
+    tokens = texts.samples * (texts.length - ANSWER)
+    return {depth: Answers(tuple(hits), tuple(numbers), tokens) for depth, (hits, numbers) in found.items()}
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception of torch says so; on a CPU it has no class of its own."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or "out of memory" in text or "allocate" in text
 
 
-def _batch(decoder: Decoder, texts: Texts, chunk: int) -> Iterator[tuple[float, list[bool], list[float]]]:
+def _batch(decoder: Decoder, texts: Texts, chunk: int) -> Iterator[Scores]:
     """All questions of some texts: hits and log-probabilities by depth."""
     import torch
 

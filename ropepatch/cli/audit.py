@@ -17,6 +17,7 @@ _EXAMPLES = examples(
     "audit Qwen3-0.6B/ --method yarn,ntk --factor 4 --lengths 16k,32k,64k",
     "audit model.gguf --variant yarn:4 --variant yarn:4:beta_fast=16 --html audit.html",
     "audit model-yarn-4x.gguf --base model.gguf --engine llama.cpp --journal cells.jsonl",
+    "audit Qwen3-0.6B/ --url none=http://127.0.0.1:8000/v1 --url yarn=http://127.0.0.1:8001/v1",
 )
 
 
@@ -41,6 +42,22 @@ _EXAMPLES = examples(
     "--task", "tasks", default="passkey", show_default=True, metavar="T,…", help="passkey, needle, multikey, absent."
 )
 @click.option("--alphabet", metavar="IDS", help="Token ids: bos=0,filler=1-40,key=41-72,value=73-136.")
+@click.option(
+    "--engine",
+    type=click.Choice(["torch", "transformers", "llama.cpp", "http"]),
+    help="Default: http with --url, else torch, a built-in decoder of the llama family.",
+)
+@click.option(
+    "--url",
+    multiple=True,
+    metavar="[NAME=]URL",
+    help="An OpenAI-compatible server; NAME none or base is what the others are held against; repeatable.",
+)
+@click.option("--model", "served_model", metavar="NAME", help="The model's name on the server.")
+@click.option("--api-key-env", metavar="VAR", help="The environment variable that holds the server's key.")
+@click.option(
+    "--concurrency", type=click.IntRange(1, 1024), default=4, show_default=True, help="Requests at once to a server."
+)
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
@@ -59,6 +76,9 @@ def command(
     lengths: str,
     depths: str,
     tasks: str,
+    engine: str | None,
+    url: tuple[str, ...],
+    api_key_env: str | None,
     memory: float | None,
     png: str | None,
     html: str | None,
@@ -80,6 +100,9 @@ def command(
         lengths=None if lengths == "auto" else [_tokens(part) for part in _names(lengths)],
         depths=_depths(depths),
         task=_names(tasks),
+        engine=engine or ("http" if url else "torch"),
+        url=url,
+        api_key=_key(api_key_env),
         limit=round(memory * (1 << 30)) if memory else None,
         progress=(lambda line: out.note(line, "measuring")) if sys.stderr.isatty() else None,
         **options,
@@ -134,6 +157,18 @@ def _show(out: Output, result: Audit) -> None:
 
 def _names(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _key(variable: str | None) -> str | None:
+    import os
+
+    from ropepatch.errors import UsageError
+
+    if variable is None:
+        return None
+    if not (key := os.environ.get(variable, "")):
+        raise UsageError(f"--api-key-env: {variable!r:.60} is not set")
+    return key
 
 
 def _factor(text: str) -> float:
