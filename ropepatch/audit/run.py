@@ -151,6 +151,10 @@ def open_engine(
     """
     if (name == "http") != any(variant.url for variant in chosen):
         raise UsageError("--engine http and --url go together", hint="for example --url http://127.0.0.1:8080/v1")
+    if name in ("llama.cpp", "http") and (own := next((item for item in chosen if item.runtime), None)):
+        raise UsageError(
+            f"{name} cannot run {own.name!r}: nothing in a file says it", hint="--engine torch or transformers can"
+        )
     if name == "torch":
         from ropepatch.audit.torch_engine import TorchEngine
 

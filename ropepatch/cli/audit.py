@@ -31,7 +31,7 @@ _EXAMPLES = examples(
     "wanted",
     multiple=True,
     metavar="METHOD:S|REF",
-    help="One more to compare: yarn:4, yarn:4:beta_fast=16, or another checkpoint; repeatable.",
+    help="One more to compare: yarn:4, yarn:4:beta_fast=16, self-extend:group=4,window=64, another checkpoint.",
 )
 @click.option(
     "--lengths", default="auto", show_default=True, metavar="N,…", help="Tokens, 4k is 4096; auto: up to the declared."
