@@ -73,6 +73,11 @@ class RayExecutor:
                 hint="what was measured until then is in the journal; --resume goes on",
             ) from None
 
+    def pids(self) -> list[int]:
+        """The workers' processes, each on its own machine."""
+        found: list[int] = self._ray.get([actor.pid.remote() for actor in self.actors])
+        return found
+
     def close(self) -> None:
         """Let the workers go, and the cluster where it was started here."""
         for actor in self.actors:
@@ -101,7 +106,6 @@ class _Worker:
 
 def _connect(ray: Any, workers: int | None) -> None:
     address = os.environ.get("RAY_ADDRESS")
-    # Workers find the package as this process does, also from a checkout that is not installed.
     options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
     if address:
         options = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
