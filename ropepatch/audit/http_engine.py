@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ from ropepatch.errors import HubError, InputError
 if TYPE_CHECKING:
     from ropepatch.audit.variants import Variant
 
+#: by depth: whether a text was answered, the answer's log-probability, the prompt's tokens
+Row = dict[float, tuple[bool, float | None, int]]
 #: alternatives that are asked for, most first: servers have limits of their own
 _TRIED = (64, 20, 5, None)
 _EVERY = 1 << 20
@@ -195,17 +197,46 @@ def ask(server: Server, texts: Texts, concurrency: int) -> dict[float, Answers]:
     """
     whole = {depth: texts.at(depth) for depth in sorted(texts.blocks, reverse=True)}
 
-    def one(row: int) -> dict[float, tuple[bool, float | None, int]]:
+    def one(row: int) -> Row:
         return {depth: server.answer(tokens[row]) for depth, tokens in whole.items()}
 
-    pool = ThreadPoolExecutor(max(1, min(concurrency, texts.samples)))
-    try:
-        rows = list(pool.map(one, range(texts.samples)))
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    rows = _each(one, texts.samples, concurrency)
     found = {}
     for depth in texts.blocks:
         hits, numbers, counts = zip(*(row[depth] for row in rows), strict=True)
         known = None if any(value is None for value in numbers) else numbers
         found[depth] = Answers(hits, known, sum(counts))
     return found
+
+
+def _each(function: Callable[[int], Row], count: int, threads: int) -> list[Row]:
+    """``function`` of 0 to ``count``, several at once; after an error or Ctrl-C nobody waits for those under way."""
+    todo: queue.SimpleQueue[int] = queue.SimpleQueue()
+    done: queue.SimpleQueue[tuple[int, Row | BaseException]] = queue.SimpleQueue()
+    over = threading.Event()
+    for index in range(count):
+        todo.put(index)
+
+    def work() -> None:
+        while not over.is_set():
+            try:
+                index = todo.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                done.put((index, function(index)))
+            except BaseException as error:
+                done.put((index, error))
+
+    for _ in range(max(1, min(threads, count))):
+        threading.Thread(target=work, daemon=True).start()
+    found: dict[int, Row] = {}
+    try:
+        while len(found) < count:
+            index, result = done.get()
+            if isinstance(result, BaseException):
+                raise result
+            found[index] = result
+    finally:
+        over.set()
+    return [found[index] for index in range(count)]

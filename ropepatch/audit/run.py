@@ -44,7 +44,7 @@ def audit(
     lengths: Sequence[int] | None = None,
     depths: Sequence[float] = DEPTHS,
     samples: int = 32,
-    task: Sequence[str] = ("passkey",),
+    task: Sequence[str] = ("passkey", "multikey", "absent"),
     alphabet: str | None = None,
     seed: int = 1,
     engine: str = "torch",

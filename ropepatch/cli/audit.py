@@ -39,7 +39,12 @@ _EXAMPLES = examples(
 @click.option("--depths", default="0:1:7", show_default=True, metavar="A:B:N", help="N depths from A to B, or a list.")
 @click.option("--samples", type=click.IntRange(1, 10000), default=32, show_default=True, help="Texts in each cell.")
 @click.option(
-    "--task", "tasks", default="passkey", show_default=True, metavar="T,…", help="passkey, needle, multikey, absent."
+    "--task",
+    "tasks",
+    default="passkey,multikey,absent",
+    show_default=True,
+    metavar="T,…",
+    help="passkey, needle, multikey, absent: one block alone, beside 4, beside 11; not there.",
 )
 @click.option("--alphabet", metavar="IDS", help="Token ids: bos=0,filler=1-40,key=41-72,value=73-136.")
 @click.option(
@@ -91,7 +96,7 @@ def command(
     """
     import ropepatch
 
-    _can_draw(png or html)
+    _can_draw(png)
     result: Audit = ropepatch.audit(
         ref,
         methods=[name for text in methods for name in _names(text)],
@@ -122,18 +127,18 @@ def _can_draw(wanted: str | None) -> None:
     from ropepatch.errors import UsageError
 
     if wanted and find_spec("matplotlib") is None:
-        raise UsageError("--png and --html need matplotlib", hint="pip install 'ropepatch[plot]'")
+        raise UsageError("--png needs matplotlib", hint="pip install 'ropepatch[plot]'")
 
 
 def _draw(result: Audit, png: str | None, html: str | None) -> None:
     from pathlib import Path
 
-    from ropepatch.report import audit_figure
+    from ropepatch.report import audit_figure, audit_page
 
     if png:
         Path(png).write_bytes(audit_figure.png(result))
     if html:
-        Path(html).write_text(audit_figure.page(result), encoding="utf-8")
+        Path(html).write_text(audit_page.page(result), encoding="utf-8")
 
 
 def _show(out: Output, result: Audit) -> None:

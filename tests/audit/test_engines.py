@@ -178,6 +178,7 @@ def test_a_server_of_texts(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     Words.answered = Words.asked = 0
     result = ropepatch.audit(
         FOLDER, engine="http", url=[words], lengths=(64, 256), samples=2, depths=(0.3, 0.8), alphabet=LETTERS,
+        task=("passkey",),
     )  # fmt: skip
 
     assert result.score("served", "passkey", 256) == 1
