@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
+#: as the command line calls them
+EXECUTORS = ("local", "ray")
 #: the method of a worker that is called, and its arguments
 Job = tuple[str, tuple[Any, ...]]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ropepatch.errors import UsageError, WouldOverwrite
 from ropepatch.search import evolution, heldout
 from ropepatch.search import objective as objectives
-from ropepatch.search.executor_local import Executor, Job, LocalExecutor
+from ropepatch.search.executor_local import EXECUTORS, Executor, Job, LocalExecutor
 from ropepatch.search.journal import Journal
 from ropepatch.search.prepare import Plan, prepare
 from ropepatch.search.result import Search, Stage
@@ -23,7 +23,6 @@ from ropepatch.search.space import Candidate, to_json
 if TYPE_CHECKING:
     from ropepatch.checkpoint import Checkpoint
 
-EXECUTORS = ("local", "ray")
 Progress = Callable[[str], None]
 
 

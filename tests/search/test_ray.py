@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ pytest.importorskip("ray")
 import torch
 
 import ropepatch
+from ropepatch import schemas
 from ropepatch.errors import InputError
 from ropepatch.search import executor_ray
 from ropepatch.search.executor_local import LocalExecutor
@@ -109,3 +111,23 @@ def test_workers_are_made_once_and_errors_come_back(tmp_path: Any) -> None:
             list(runs.run([("refuse", ("do that",))]))
     finally:
         runs.close()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_an_audit_on_ray_has_the_same_cells() -> None:
+    """What two workers measure is what one process measures, in the same order, on every variant."""
+    options: dict[str, Any] = {
+        "variant": ("yarn:2", "self-extend:group=4,window=64"), "lengths": (256, 512), "samples": 2,
+        "depths": (0.0, 0.5), "task": ("passkey",), "alphabet": LETTERS, "device": "cpu",
+    }  # fmt: skip
+    alone = ropepatch.audit(FIXTURE, **options)
+    spread = ropepatch.audit(FIXTURE, **options, executor="ray", workers=2)
+
+    assert len(spread.cells) == 3 * 2 * 2
+    for one, other in zip(alone.cells, spread.cells, strict=True):
+        assert {k: v for k, v in one.items() if k not in ("seconds", "log_probability")} == {
+            k: v for k, v in other.items() if k not in ("seconds", "log_probability")
+        }
+        assert one["log_probability"] == pytest.approx(other["log_probability"], abs=1e-4)
+    assert spread.environment["workers"] == 2
+    schemas.validator("audit").validate(json.loads(json.dumps(spread.to_json())))
