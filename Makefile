@@ -11,7 +11,7 @@ SOURCE := $(shell find ropepatch schemas -type f -not -name '*.pyc' 2>/dev/null)
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo setup test conformance lint format docs docs-check bench fixtures clean
+.PHONY: help demo setup test conformance lint format docs docs-check bench fixtures gpu-evidence clean
 .DELETE_ON_ERROR:
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "make docs      write docs/cli.md, methods.md, runtimes.md, rules.md and the outputs in the other pages (docs-check: compare)"
 	@echo "make bench     make a 4 GB GGUF and measure ropepatch against cp and gguf-new-metadata"
 	@echo "make fixtures  make the small checkpoints again (trains one of them: about five minutes)"
+	@echo "make gpu-evidence  on a machine with a CUDA device: run its tests, keep what came out in docs/evidence/"
 	@echo "make clean     remove .venv, build products and caches"
 
 $(BIN)/python:
@@ -126,6 +127,10 @@ bench: $(CORE)
 fixtures: $(TEST)
 	$(BIN)/python fixtures/make_fixtures.py
 	$(BIN)/python fixtures/train_tiny_retriever.py
+
+# On a machine with a CUDA device and a torch that sees it; says what is missing anywhere else.
+gpu-evidence: $(TEST)
+	$(BIN)/python tools/gpu_evidence.py
 
 clean:
 	rm -rf $(VENV) build dist bench-data .mypy_cache .pytest_cache .ruff_cache .hypothesis
