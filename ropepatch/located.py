@@ -64,7 +64,7 @@ def find(ref: str | Path) -> Located:
 
 
 def _on_the_hub(ref: str) -> Located:
-    from ropepatch.hub import mirror
+    from ropepatch.hub import choosing, mirror
 
     opened = mirror.opened(ref)
     if opened.mirror is None or opened.snapshot is None:  # working offline, from the cache
@@ -74,7 +74,7 @@ def _on_the_hub(ref: str) -> Located:
     parent = str(PurePosixPath(file).parent) if file and single else file or ""
     below = "" if parent in ("", ".") else f"{parent}/"
     if file and file.endswith(".gguf"):
-        names = tuple(PurePosixPath(name).name for name in mirror.shards_of(opened.snapshot, file))
+        names = tuple(PurePosixPath(name).name for name in choosing.shards_of(opened.snapshot, file))
         kind = "split" if naming.SHARD.match(names[0]) else "file"
     else:
         inside = [name.removeprefix(below) for name in listed if name.startswith(below)]

@@ -63,6 +63,7 @@ class Manifest:
                 "schema": "ropepatch.patch/1",
                 **{key: outer[key] for key in ("ref", "method", "factor", "parameters")},
                 **{key: inner[key] for key in ("edits", "before", "after")},
+                **({"search": inner["ropepatch_search"]} if "ropepatch_search" in inner else {}),
             }
         )
 
@@ -154,6 +155,8 @@ def build(
     }
     if previous is not None:
         internal["ropepatch_previous"] = dict(previous)
+    if patch.search is not None:
+        internal["ropepatch_search"] = dict(patch.search)
     if overlay is not None:
         internal["ropepatch_overlay"] = {"body": overlay}
     if tensor_data:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ropepatch.checkpoint import Checkpoint
     from ropepatch.methods.base import Frequencies
     from ropepatch.profile import RopeProfile
+    from ropepatch.runtime_methods import SelfExtend
 
 #: depth, hits and log-probabilities of some texts
 Scores = tuple[float, list[bool], list[float]]
@@ -59,9 +60,16 @@ class Model:
             found.append(rope)
         return found
 
-    def decoder(self, ropes: list[LayerRope]) -> Decoder:
-        """The whole model; all decoders of it share its weights."""
-        made = Decoder(self.weights, self.sizes, ropes, device=self.device, dtype=self.dtype, keep=True)
+    def decoder(self, ropes: list[LayerRope], how: SelfExtend | None = None) -> Decoder:
+        """The whole model, attending by Self-Extend where ``how`` says so; all decoders of it share its weights."""
+        options: dict[str, Any] = {"device": self.device, "dtype": self.dtype, "keep": True}
+        if how is None:
+            made = Decoder(self.weights, self.sizes, ropes, **options)
+        else:
+            from ropepatch.audit.grouped import GroupedDecoder
+
+            made = GroupedDecoder(self.weights, self.sizes, ropes, **options)
+            made.how = how
         if hasattr(self, "first"):
             made.share(self.first)
         return made
@@ -86,13 +94,15 @@ class Model:
         }
         return {"total": sum(parts.values()), **parts}
 
-    def answers(self, ropes: list[LayerRope], texts: Texts, rows: int) -> dict[float, Answers]:
+    def answers(
+        self, ropes: list[LayerRope], texts: Texts, rows: int, how: SelfExtend | None = None
+    ) -> dict[float, Answers]:
         """Answer every question of ``texts``; see :class:`ropepatch.audit.engine.Engine`.
 
         Raises:
             OutOfMemory: not even a single text could be run.
         """
-        decoder, chunk = self.decoder(ropes), CHUNK[self.device]
+        decoder, chunk = self.decoder(ropes, how), CHUNK[self.device]
         return in_batches(texts, rows, lambda part: _batch(decoder, part, chunk))
 
 
@@ -134,7 +144,7 @@ class TorchEngine:
     def answers(self, variant: Variant, texts: Texts, rows: int) -> dict[float, Answers]:
         """On the decoder, rotating as the variant does in a context of the texts' length."""
         model = self._model(variant.checkpoint)
-        return model.answers(model.ropes(variant.profile, texts.length), texts, rows)
+        return model.answers(model.ropes(variant.profile, texts.length), texts, rows, variant.runtime)
 
     def close(self) -> None:
         """Let the weights go."""

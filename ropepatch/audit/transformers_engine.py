@@ -111,7 +111,12 @@ class TransformersEngine:
                 )  # fmt: skip
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise Unanswered(f"transformers cannot load it: {' '.join(str(error).split())[:200]}") from None
-        return model.to(self._device).eval()
+        model = model.to(self._device).eval()
+        if variant.runtime is not None:
+            from ropepatch.runtime_methods import self_extend
+
+            self_extend(model, group=variant.runtime.group, window=variant.runtime.window)
+        return model
 
     def close(self) -> None:
         """Let the weights go."""

@@ -24,6 +24,7 @@ COMMANDS = (
     "doctor",
     "verify",
     "audit",
+    "search",
     "revert",
     "replay",
     "recover",

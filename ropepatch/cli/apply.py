@@ -34,7 +34,7 @@ _ELSEWHERE = {
 _EXAMPLES = examples(
     "apply --method yarn --factor 4 model.gguf",
     "apply --method yarn --length 131072 --set beta_fast=16 Qwen3-8B/ -o Qwen3-8B-128k/",
-    "apply --method longrope --length 131072 --factors found.json model.gguf",
+    "apply --method longrope --factors factors.json model.gguf",
     "apply --method theta --target-gamma 0.5 --length 131072 Llama-2-7b/",
     "apply --method linear --factor 2 model.gguf --dry-run --json > patch.json",
     "apply patch.json model-Q4_K_M.gguf",
@@ -176,11 +176,15 @@ def _fresh_patch(ref: str, options: dict[str, Any]) -> Patch:
     for name in method.split("+"):
         catalogue.find(name)
     settings: dict[str, Any] = _settings(options["settings"])
+    factor, record = options["factor"], None
     if options["factors"]:
-        settings |= _factors(method, options["factors"])
+        lists, record = _factors(method, options["factors"])
+        settings = {**lists, **settings}
+        if record and factor is None and options["length"] is None:
+            factor = record["factor"]
     return ropepatch.open(ref).patch(
         method,
-        options["factor"],
+        factor,
         length=options["length"],
         original=options["original_length"],
         existing=options["existing"],
@@ -189,6 +193,7 @@ def _fresh_patch(ref: str, options: dict[str, Any]) -> Patch:
         bake=options["bake"],
         force=options["force"],
         target_gamma=options["target_gamma"],
+        record=record,
         **settings,
     )
 
@@ -210,10 +215,15 @@ def _settings(pairs: Sequence[str]) -> dict[str, str]:
     return values
 
 
-def _factors(method: str, path: str) -> dict[str, Any]:
+def _factors(method: str, path: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The lists of a file, and how a search found them."""
     from ropepatch.dialects import factor_files
     from ropepatch.errors import UsageError
 
     if method.split("+")[0] != "longrope":
         raise UsageError(f"--factors goes with --method longrope, not {method}")
-    return dict(factor_files.read(path))
+    lists: dict[str, Any] = dict(factor_files.read(path))
+    record = factor_files.search_record(path)
+    if record and not factor_files.usual_attention(record):
+        lists["attention_factor"] = record["attention_factor"]
+    return lists, record

@@ -31,7 +31,7 @@ _EXAMPLES = examples(
     "wanted",
     multiple=True,
     metavar="METHOD:S|REF",
-    help="One more to compare: yarn:4, yarn:4:beta_fast=16, or another checkpoint; repeatable.",
+    help="One more to compare: yarn:4, yarn:4:beta_fast=16, self-extend:group=4,window=64, another checkpoint.",
 )
 @click.option(
     "--lengths", default="auto", show_default=True, metavar="N,…", help="Tokens, 4k is 4096; auto: up to the declared."
@@ -67,6 +67,14 @@ _EXAMPLES = examples(
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
 @click.option("--memory", type=click.FloatRange(min=0, min_open=True), metavar="GIB", help="Most memory to take.")
+@click.option(
+    "--executor",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where texts are run; ray: the cluster of RAY_ADDRESS, or one on this machine.",
+)
+@click.option("--workers", type=click.IntRange(1, 4096), help="For ray; default: one a GPU, else one a CPU.")
 @click.option("--journal", metavar="FILE", help="Append each cell to FILE (JSON Lines).")
 @click.option("--resume", is_flag=True, help="Go on with the cells that --journal has.")
 @click.option("--png", type=click.Path(dir_okay=False), metavar="FILE", help="Also draw the maps (needs matplotlib).")
