@@ -11,13 +11,14 @@ SOURCE := $(shell find ropepatch schemas -type f -not -name '*.pyc' 2>/dev/null)
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo setup test conformance lint format docs docs-check bench fixtures clean
+.PHONY: help demo setup test conformance fuzz lint format docs docs-check bench fixtures clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo      patch a small GGUF with YaRN x4: before, after, verification, manifest, undo"
 	@echo "make test      install what the tests need and run them all"
 	@echo "make conformance  fetch vLLM's and mlx-lm's own code and hold the predictions against it (340 MB)"
+	@echo "make fuzz      feed broken files to every reader for FUZZ_SECONDS (600); keeps what it finds as a test"
 	@echo "make lint      ruff check, ruff format --check, mypy"
 	@echo "make format    let ruff rewrite what it can"
 	@echo "make docs      write docs/cli.md, methods.md, runtimes.md and the outputs in the other pages (docs-check: compare)"
@@ -93,6 +94,12 @@ test: $(TEST)
 conformance: $(TEST)
 	$(BIN)/python tests/conformance/optional/environment.py $(CONFORMANCE)
 	$(CONFORMANCE)/bin/python -m pytest tests/conformance/optional tests/runtimes/test_live.py
+
+# atheris, which has no wheel for every Python, is asked for but not insisted on: without it hypothesis does the work.
+fuzz: $(TEST)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/pip install --quiet --only-binary :all: atheris 2>/dev/null \
+	  || echo "atheris does not install here; hypothesis draws the inputs"
+	$(BIN)/python -m fuzz
 
 lint: $(TEST)
 	$(BIN)/ruff check .

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ropepatch.containers import gguf, json_text, safetensors
+from ropepatch.containers import gguf, gguf_rewrite, json_text, safetensors
 from ropepatch.dialects import inv_freq_tensors
 from ropepatch.errors import InputError
 from ropepatch.patch import Edit
@@ -86,7 +86,7 @@ def _gguf(path: Path, edits: Sequence[Edit], block: int) -> list[Splice]:
             tensors[edit.name] = np.asarray(edit.after.data, dtype=np.float32).reshape(edit.after.shape or (-1,))
         else:
             raise InputError(f"cannot apply an edit of a {edit.target} to a GGUF file", where=f"{path}: {edit.name}")
-    return gguf.splices(header, keys, tensors, block=block)
+    return gguf_rewrite.splices(header, keys, tensors, block=block)
 
 
 def _check_tensor(path: Path, header: gguf.Header, edit: Edit) -> None:

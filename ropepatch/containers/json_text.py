@@ -14,6 +14,9 @@ from ropepatch.errors import InputError
 
 #: A config.json is a few kilobytes; the largest with factor lists in the corpus has about 20.
 MAX_SIZE = 16 << 20
+#: commas and opening brackets bound the number of values, each of which takes up to a hundred bytes of memory
+MAX_VALUES = 1 << 20
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
@@ -45,6 +48,8 @@ def parse(text: str, where: str) -> dict[str, Any]:
     """
     if text.startswith("\ufeff"):
         raise InputError("starts with a byte order mark", where=where, hint="save it as UTF-8 without one")
+    if sum(map(text.count, ",[{")) > MAX_VALUES:
+        raise InputError(f"holds more than {MAX_VALUES} values", where=where)
     try:
         value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
     except RecursionError:
@@ -55,9 +60,19 @@ def parse(text: str, where: str) -> dict[str, Any]:
         raise InputError(f"is not JSON: {error.msg} at line {error.lineno} column {error.colno}", where=where) from None
     except ValueError:  # an integer with thousands of digits
         raise InputError("is not usable JSON: a number has thousands of digits", where=where) from None
+    if _SURROGATE.search(text) and not _is_unicode(value):
+        raise InputError("holds half of a surrogate pair, which is no character", where=where)
     if not isinstance(value, dict):
         raise InputError(f"is a JSON {_kind(value)}, not an object", where=where)
     return value
+
+
+def _is_unicode(value: Any) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class _Refused(Exception):
