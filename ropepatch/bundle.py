@@ -49,8 +49,7 @@ class Bundle:
         """The name without suffix and shard number."""
         if self.kind == "folder":
             return self.root.resolve().name
-        match = SHARD.match(self.names[0])
-        return match["stem"] if match and self.kind == "split" else Path(self.names[0]).stem
+        return stem_of(self.names[0]) if self.kind == "split" else Path(self.names[0]).stem
 
     def path(self, name: str) -> Path:
         """Where a file of the bundle is."""
@@ -98,6 +97,12 @@ class Bundle:
                 raise WouldOverwrite("exists already", where=str(path), hint="choose another name with -o")
         if not self.anchor.parent.is_dir():
             raise InputError("no such directory", where=str(self.anchor.parent))
+
+
+def stem_of(name: str) -> str:
+    """A file's name without suffix, and without shard number where llama.cpp would take it for one."""
+    match = SHARD.match(name)
+    return match["stem"] if match else Path(name).stem
 
 
 def bundle_of(path: Path) -> Bundle:

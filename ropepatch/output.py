@@ -21,7 +21,7 @@ from ropepatch.manifest import Manifest
 from ropepatch.patch import Patch, group_edits
 from ropepatch.storage import files, journal, kernel
 from ropepatch.storage.splice import Splice, invert
-from ropepatch.verify import structure
+from ropepatch.verify import after_write, structure
 
 WEIGHTS = ("link", "copy", "none")
 DIGESTS = ("none", "header", "full")
@@ -49,7 +49,7 @@ def write(
     in_place: bool = False,
     weights: str = "link",
     digest: str | None = None,
-    verify: bool = True,
+    verify: bool | str = True,
     overlay: bool = False,
     body: str = "auto",
     sync: bool = True,
@@ -64,7 +64,8 @@ def write(
         weights: files that do not change: ``link`` (reflink, hard link or copy), ``copy`` or ``none``.
         digest: ``none``, ``header`` (small files only) or ``full``; default full for the copy of a file, header for
             in place and linked weights.
-        verify: check the output, and delete it when a check fails.
+        verify: check the output, and delete it when a check fails: ``structure`` (True), ``forward`` (also run it at
+            far positions, and keep the statement beside the manifest), or ``none`` (False).
         overlay: write a first shard without weights beside a body that it shares; see :mod:`ropepatch.overlay`.
         body: how the body is brought there: ``auto``, ``hardlink``, ``symlink`` or ``copy``.
         sync: wait until what is new is on the disk. Without it the system flushes it when it likes, as after ``cp``:
@@ -81,16 +82,22 @@ def write(
         raise UsageError("in place and an output name exclude each other")
     _refuse_unsynced(in_place, sync)
     source = source_of(patch)
+    depth = after_write.depth(verify)
     if overlay and in_place:
         raise UsageError("in place and overlay exclude each other")
     if overlay:
-        output = output or default_output(patch)
-        return _Overlay(patch, source, overlays.target(output), digest or "header", body, sync, progress).run(verify)
-    target = source if in_place else source.renamed(output or default_output(patch))
+        target = overlays.target(output or default_output(patch))
+    else:
+        target = source if in_place else source.renamed(output or default_output(patch))
     if not in_place:
         target.refuse_existing()
-    usual = "header" if in_place or (source.kind != "file" and weights == "link") else "full"
-    return _Job(patch, source, target, in_place, weights, digest or usual, sync, progress).run(verify)
+    forward = after_write.prepare(patch, source, weights) if depth == "forward" else None
+    if overlay:
+        job: _Overlay | _Job = _Overlay(patch, source, target, digest or "header", body, sync, progress, forward)
+    else:
+        usual = "header" if in_place or (source.kind != "file" and weights == "link") else "full"
+        job = _Job(patch, source, target, in_place, weights, digest or usual, sync, progress, forward)
+    return job.run(depth != "none")
 
 
 @dataclasses.dataclass
@@ -103,6 +110,7 @@ class _Job:
     digest: str
     sync: bool
     progress: Progress | None
+    forward: after_write.ForwardCheck | None = None
 
     def run(self, verify: bool) -> Manifest:
         started = manifest.now()
@@ -140,6 +148,8 @@ class _Job:
     ) -> Manifest:
         full = self.digest == "full"
         report = structure.check(self.patch, self.source, written, changes, full=full) if verify else None
+        if self.forward and report:
+            self.forward.run(written, report)
         new_name = dict(zip(self.source.names, written.names, strict=True))
         compared = verify and full and not self.in_place
         document = manifest.build(
@@ -154,6 +164,8 @@ class _Job:
             tensor_data=evidence.tensor_data(written, compared=compared),
         )
         files.write_bytes(written.manifest, document.to_text().encode(), overwrite=self.in_place, sync=self.sync)
+        if self.forward:
+            self.forward.record(written, document)
         return document
 
 
@@ -166,6 +178,7 @@ class _Overlay:
     body: str
     sync: bool
     progress: Progress | None
+    forward: after_write.ForwardCheck | None = None
 
     def run(self, verify: bool) -> Manifest:
         started = manifest.now()
@@ -175,6 +188,8 @@ class _Overlay:
             body = self.source.path(self.source.names[-1])
             full = self.digest == "full"
             report = structure.check_overlay(self.patch, body, work, done.splices, full=full) if verify else None
+            if self.forward and report:
+                self.forward.run(work, report)
             with Evidence(self.source, {}, self.digest, self.progress) as inputs:
                 inputs.start()
                 with Evidence(work, {}, self.digest, self.progress) as outputs:
@@ -190,6 +205,8 @@ class _Overlay:
                 overlay=done.body,
             )
             files.write_bytes(work.manifest, document.to_text().encode(), sync=self.sync)
+            if self.forward:
+                self.forward.record(work, document)
             return document
 
 

@@ -26,6 +26,24 @@ def sync_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--sync/--no-sync", default=True, help=text)(function)
 
 
+#: how deep an output is checked
+DEPTHS = ("structure", "forward", "none")
+
+
+class WritingCommand(click.Command):
+    """A command whose ``--verify`` stands without a value too, and has ``--no-verify`` for another name of ``none``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Write both out, so that a bare ``--verify`` does not take the REF behind it for its value."""
+        end = args.index("--") if "--" in args else len(args)
+        for at, word in enumerate(args[:end]):
+            if word == "--no-verify":
+                args[at] = "--verify=none"
+            elif word == "--verify" and args[at + 1 : at + 2] not in [[depth] for depth in DEPTHS]:
+                args[at] = "--verify=structure"
+        return super().parse_args(ctx, args)
+
+
 def writing_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say how a patch is written."""
     for option in reversed(
@@ -53,7 +71,13 @@ def writing_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 type=click.Choice(["none", "header", "full"]),
                 help="Files to hash for the manifest; default: full for a copy, header where no weights move.",
             ),
-            click.option("--verify/--no-verify", default=True, help="Check the output after writing (default: yes)."),
+            click.option(
+                "--verify",
+                type=click.Choice(DEPTHS),
+                default="structure",
+                show_default=True,
+                help="Checks after writing; forward also runs the model. --no-verify is none.",
+            ),
             sync_option,
         )
     ):
@@ -131,7 +155,7 @@ def finish(
     dry_run: bool,
     weights: str,
     digest: str | None,
-    verify: bool,
+    verify: str,
     overlay: bool,
     body: str,
     sync: bool,
@@ -230,6 +254,7 @@ def _headline(patch: Patch) -> str:
 
 def _show_written(out: Output, patch: Patch, manifest: Manifest, target: Path, record: Path) -> None:
     from ropepatch.report import launching, tables
+    from ropepatch.verify.verification import record_path
 
     _show_changes(out, patch)
     report = manifest.verification
@@ -239,6 +264,8 @@ def _show_written(out: Output, patch: Patch, manifest: Manifest, target: Path, r
         out.note("the output was not verified", "warning")
     out.line(f"wrote     {target}")
     out.line(f"manifest  {record}")
+    if report is not None and any(check["name"] == "forward" for check in report["checks"]):
+        out.line(f"statement {record_path(target)}")
     for line in ("", *launching.brief(launching.written(target)), ""):
         out.line(line)
     for note in patch.notes:
