@@ -44,11 +44,16 @@ def _edited(path: Path, text: str, document: object, edits: Sequence[Edit]) -> s
     """``text``, which holds ``document``, with ``edits`` applied."""
     for edit in edits:
         _check_json(path, document, edit)
-        text = (
-            json_text.delete_value(text, edit.path)
-            if edit.after is None
-            else json_text.set_value(text, edit.path, edit.after.data)
-        )
+        try:
+            text = (
+                json_text.delete_value(text, edit.path)
+                if edit.after is None
+                else json_text.set_value(text, edit.path, edit.after.data)
+            )
+        except KeyError:
+            raise InputError(
+                "cannot be set: it is below something that is no object", where=f"{path}: {edit.name}"
+            ) from None
     return text
 
 

@@ -60,19 +60,9 @@ def parse(text: str, where: str) -> dict[str, Any]:
         raise InputError(f"is not JSON: {error.msg} at line {error.lineno} column {error.colno}", where=where) from None
     except ValueError:  # an integer with thousands of digits
         raise InputError("is not usable JSON: a number has thousands of digits", where=where) from None
-    if _SURROGATE.search(text) and not _is_unicode(value):
-        raise InputError("holds half of a surrogate pair, which is no character", where=where)
     if not isinstance(value, dict):
         raise InputError(f"is a JSON {_kind(value)}, not an object", where=where)
     return value
-
-
-def _is_unicode(value: Any) -> bool:
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 class _Refused(Exception):
@@ -95,6 +85,17 @@ def _no_constant(name: str) -> Any:
 def _kind(value: Any) -> str:
     names = {list: "list", str: "text", bool: "boolean", type(None): "null"}
     return names.get(type(value), "number")
+
+
+def is_unicode(text: str, value: Any) -> bool:
+    """Whether ``value``, which ``text`` holds, has no half of a surrogate pair in it, which is no character."""
+    if not _SURROGATE.search(text):
+        return True
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def indentation(text: str) -> str:

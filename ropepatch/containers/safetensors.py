@@ -70,6 +70,8 @@ def scan(path: str | Path) -> Header:
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", where=str(path)) from None
     raw = json_text.parse(text, str(path))
+    if not json_text.is_unicode(text, raw):
+        raise InputError("not a safetensors file: the header holds half of a surrogate pair", where=str(path))
     metadata = raw.pop("__metadata__", None)
     if metadata is None:
         metadata = {}
