@@ -22,7 +22,7 @@ help:
 	@echo "make lint      ruff check, ruff format --check, mypy"
 	@echo "make format    let ruff rewrite what it can"
 	@echo "make docs      write docs/cli.md, methods.md, runtimes.md and the outputs in the other pages (docs-check: compare)"
-	@echo "make bench     make a 4 GB GGUF and measure ropepatch against cp and gguf-new-metadata"
+	@echo "make bench     measure ropepatch against cp, sha256sum and the gguf library on a 4 GB GGUF (BENCH=--help)"
 	@echo "make fixtures  make the small checkpoints again (trains one of them: about five minutes)"
 	@echo "make clean     remove .venv, build products and caches"
 
@@ -123,7 +123,7 @@ docs-check: $(TEST)
 	$(BIN)/python tools/doc_outputs.py --check
 
 bench: $(CORE)
-	$(BIN)/python benchmarks/large_gguf.py $(BENCH)
+	$(BIN)/python benchmarks/run.py $(BENCH)
 
 # Trains for about five CPU minutes on one thread; nothing else needs it, the checkpoint is part of the repository.
 fixtures: $(TEST)
