@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import html
-import re
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ropepatch._version import __version__
 from ropepatch.planner import verdict
 from ropepatch.planner.plan import Plan
-from ropepatch.report import brief_page, brief_plots
+from ropepatch.report import brief_forms, brief_plots
+from ropepatch.report.brief_forms import Block
 from ropepatch.report.plan_tables import judged, positions, runtimes, size, slow, tera
 from ropepatch.report.text import clean, number, tokens
 
@@ -19,23 +16,11 @@ from ropepatch.report.text import clean, number, tokens
 _SERVERS = {"vllm": 8000, "llama.cpp": 8080}
 
 
-@dataclass(frozen=True)
-class Block:
-    """A piece of the brief: ``h2``, ``p``, ``list``, ``code``, ``table``, ``verdict`` or ``plot``.
-
-    ``rows`` are the items of a list (one cell each) or the rows of a table, its headings first.
-    """
-
-    kind: str
-    text: str = ""
-    rows: tuple[tuple[str, ...], ...] = ()
-
-
 def written(plan: Plan, *, html: bool) -> str:
     """The brief as one text."""
     blocks = content(plan)
     title = f"{_name(plan)} at {plan.length:,} tokens"
-    return _html(title, blocks) if html else _markdown(title, blocks)
+    return brief_forms.html_page(title, blocks) if html else brief_forms.markdown(title, blocks)
 
 
 def content(plan: Plan) -> list[Block]:
@@ -260,73 +245,3 @@ def _small_print(plan: Plan) -> list[Block]:
     )
     made = f"Written by ropepatch {__version__} from metadata alone; nothing here was measured."
     return [Block("h2", "γ, for reference"), Block("p", text), Block("p", made)]
-
-
-def _markdown(title: str, blocks: Sequence[Block]) -> str:
-    lines = [f"# {_md(title)}"]
-    for block in blocks:
-        lines.append("")
-        if block.kind == "verdict":
-            lines += [f"**{block.text}**", "", *(f"* {_md(row[0])}" for row in block.rows)]
-        elif block.kind == "h2":
-            lines.append(f"## {_md(block.text)}")
-        elif block.kind == "list":
-            lines += [f"* {_md(row[0])}" for row in block.rows]
-        elif block.kind == "code":
-            fence = "`" * max(3, 1 + max(map(len, re.findall("`+", block.text)), default=0))
-            lines += [f"{fence}sh", *clean_lines(block.text), fence]
-        elif block.kind == "table":
-            head, *rows = block.rows
-            lines += [_row(head), _row(("---",) * len(head)), *map(_row, rows)]
-        elif block.kind == "plot":
-            lines.append(f"*{_md(block.rows[0][0])}* (drawn in the HTML brief)")
-        else:
-            lines.append(_md(block.text))
-    return "\n".join(lines) + "\n"
-
-
-def _md(text: str) -> str:
-    """``text`` with what Markdown would act on escaped."""
-    escaped = clean(text).replace("\\", "\\\\")
-    for sign in "`*_[]<>|#":
-        escaped = escaped.replace(sign, f"\\{sign}")
-    return escaped
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell if cell == "---" else _md(cell) for cell in cells) + " |"
-
-
-def clean_lines(text: str) -> list[str]:
-    """The lines of a command with control characters escaped."""
-    return [clean(line) for line in text.splitlines()]
-
-
-def _html(title: str, blocks: Sequence[Block]) -> str:
-    body = [f"<h1>{html.escape(clean(title))}</h1>", *(_element(block) for block in blocks)]
-    return brief_page.page(clean(title), "\n".join(body))
-
-
-def _element(block: Block) -> str:
-    def text(value: str) -> str:
-        return html.escape(clean(value))
-
-    if block.kind == "verdict":
-        reasons = "".join(f"<li>{text(row[0])}</li>" for row in block.rows)
-        kind = block.text.lower().split("-")[0]
-        return f'<section class="verdict {kind}"><strong>{text(block.text)}</strong><ul>{reasons}</ul></section>'
-    if block.kind == "list":
-        return f"<ul>{''.join(f'<li>{text(row[0])}</li>' for row in block.rows)}</ul>"
-    if block.kind == "code":
-        return f"<pre><code>{html.escape(chr(10).join(clean_lines(block.text)))}</code></pre>"
-    if block.kind == "table":
-        head, *rows = block.rows
-        cells = "".join(f'<th scope="col">{text(cell)}</th>' for cell in head)
-        lines = "".join(
-            f'<tr><th scope="row">{text(row[0])}</th>{"".join(f"<td>{text(cell)}</td>" for cell in row[1:])}</tr>'
-            for row in rows
-        )
-        return f'<div class="table"><table><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table></div>'
-    if block.kind == "plot":  # drawn here, not from the file
-        return f"<figure>{block.text}<figcaption>{text(block.rows[0][0])}</figcaption></figure>"
-    return f"<{block.kind}>{text(block.text)}</{block.kind}>"
