@@ -9,7 +9,7 @@ from ropepatch.planner import verdict
 from ropepatch.planner.plan import Plan
 from ropepatch.report import brief_forms, brief_plots
 from ropepatch.report.brief_forms import Block
-from ropepatch.report.plan_tables import judged, positions, runtimes, size, slow, tera
+from ropepatch.report.plan_tables import action, judged, merits, positions, price, runtimes, size, slow, tera
 from ropepatch.report.text import clean, number, tokens
 
 #: where the benchmark of the brief finds the server that the launch lines start
@@ -26,7 +26,10 @@ def written(plan: Plan, *, html: bool) -> str:
 def content(plan: Plan) -> list[Block]:
     """What the brief says, in order."""
     return [
+        Block("lead", f"Proposed: {action(plan)}."),
         Block("verdict", plan.verdict, tuple((reason.text,) for reason in plan.reasons)),
+        *([Block("p", f"Why this: {merits(plan)}.")] if plan.subject is not plan.methods[0] else []),
+        Block("p", f"Costs: {price(plan)}."),
         Block("p", f"Judged: {judged(plan)}. A rule over factor and geometry, not a measurement."),
         *_today(plan),
         *_change(plan),
@@ -116,7 +119,7 @@ def _expected(plan: Plan) -> list[Block]:
 
 
 def _number(value: float | None) -> str:
-    return "none" if value is None else f"{value:,.4g}"
+    return "none" if value is None else f"{value:,.0f}" if value < 1e12 else f"{value:.4g}"
 
 
 def _risks(plan: Plan) -> list[str]:
@@ -181,8 +184,8 @@ def _experiments(plan: Plan) -> list[Block]:
         blocks.append(Block("code", line.text))
         blocks += [Block("list", rows=tuple((f"avoid {text}",) for text in line.avoid))] if line.avoid else []
     blocks += [
-        Block("p", "and replay prompts of yours (traffic.jsonl: one {\"prompt\": …} a line), reading latency as "
-                   "percentiles, not as a mean:"),
+        Block("p", "and replay prompts of yours, short and long ones as they come (traffic.jsonl: one {\"prompt\": …} "
+                   "a line; as many at once as you serve), reading latency as percentiles, not as a mean:"),
         *(Block("code", benchmark_command(plan, line.runtime)) for line in servers or ()),
     ]  # fmt: skip
     if not servers:
@@ -211,7 +214,8 @@ def benchmark_command(plan: Plan, runtime: str) -> str:
     if runtime != "vllm":
         address = ["--backend", "openai", *address, "--tokenizer", "TOKENIZER"]
     percentiles = ["--percentile-metrics", "ttft,tpot,itl,e2el", "--metric-percentiles", "50,90,95,99"]
-    data = ["--dataset-name", "custom", "--dataset-path", "traffic.jsonl"]
+    data = ["--dataset-name", "custom", "--dataset-path", "traffic.jsonl", "--no-oversample"]
+    data += ["--max-concurrency", str(plan.cost.batch if plan.cost else 1)]
     return shlex.join(["vllm", "bench", "serve", *address, *data, *percentiles])
 
 

@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from ropepatch.report import brief_page
 from ropepatch.report.text import clean
 
+#: characters of a cell from which three columns are too many for a phone
+_LONG = 24
+
 
 @dataclass(frozen=True)
 class Block:
-    """A piece of the brief: ``h2``, ``p``, ``list``, ``code``, ``table``, ``verdict`` or ``plot``.
+    """A piece of the brief: ``lead``, ``h2``, ``p``, ``list``, ``code``, ``table``, ``verdict`` or ``plot``.
 
     ``rows`` are the items of a list (one cell each) or the rows of a table, its headings first.
     """
@@ -27,6 +30,8 @@ def markdown(title: str, blocks: Sequence[Block]) -> str:
     """The brief as Markdown; plots are left to the other form."""
     lines = [f"# {_md(title)}"]
     for block in blocks:
+        if block.kind == "plot":
+            continue
         lines.append("")
         if block.kind == "verdict":
             lines += [f"**{block.text}**", "", *(f"* {_md(row[0])}" for row in block.rows)]
@@ -40,8 +45,8 @@ def markdown(title: str, blocks: Sequence[Block]) -> str:
         elif block.kind == "table":
             head, *rows = block.rows
             lines += [_row(head), _row(("---",) * len(head)), *map(_row, rows)]
-        elif block.kind == "plot":
-            lines.append(f"*{_md(block.rows[0][0])}* (drawn in the HTML brief)")
+        elif block.kind == "lead":
+            lines.append(f"**{_md(block.text)}**")
         else:
             lines.append(_md(block.text))
     return "\n".join(lines) + "\n"
@@ -83,13 +88,28 @@ def _element(block: Block) -> str:
     if block.kind == "code":
         return f"<pre><code>{html.escape(chr(10).join(_clean_lines(block.text)))}</code></pre>"
     if block.kind == "table":
-        head, *rows = block.rows
-        cells = "".join(f'<th scope="col">{text(cell)}</th>' for cell in head)
-        lines = "".join(
-            f'<tr><th scope="row">{text(row[0])}</th>{"".join(f"<td>{text(cell)}</td>" for cell in row[1:])}</tr>'
-            for row in rows
-        )
-        return f'<div class="table"><table><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table></div>'
+        return _table(block.rows)
+    if block.kind == "lead":
+        return f'<p class="lead">{text(block.text)}</p>'
     if block.kind == "plot":  # drawn here, not from the file
         return f"<figure>{block.text}<figcaption>{text(block.rows[0][0])}</figcaption></figure>"
     return f"<{block.kind}>{text(block.text)}</{block.kind}>"
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> str:
+    """A table; wide ones carry their headings in every cell, for screens that have no room for columns."""
+    head, *body = rows
+    wide = len(head) > 3 or (len(head) == 3 and any(len(cell) > _LONG for row in body for cell in row[1:]))
+
+    def text(value: str) -> str:
+        return html.escape(clean(value))
+
+    cells = "".join(f'<th scope="col">{text(cell)}</th>' for cell in head)
+    lines = []
+    for first, *rest in body:
+        named = zip(head[1:], rest, strict=True)
+        found = "".join(f'<td data-label="{text(name)}">{text(cell)}</td>' for name, cell in named)
+        lines.append(f'<tr><th scope="row">{text(first)}</th>{found}</tr>')
+    kind = ' class="wide"' if wide else ""
+    table = f"<table{kind}><thead><tr>{cells}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    return f'<div class="table">{table}</div>'
