@@ -16,11 +16,6 @@ from ropepatch.report.tables import grid, heading_table, plain
 
 COLOURS = {"HEALTHY": "green", "USABLE-WITH-CARE": "yellow", "NEEDS-FINETUNE": "yellow", "DEGRADES": "red"}
 _ORIGIN = {"trained": "was trained on", "given": "is said to be trained on", "declared": "declares"}
-LEGEND = (
-    "unseen: share of angles that training never showed; step: between neighbours, against training; logits: factor on "
-    "them; base: of the plain RoPE nearest to all pairs; Σcos<0: first distance where the base bound breaks; as: how "
-    "the file says it"
-)
 #: columns from which every column of the table of methods is shown
 _WIDE = 100
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
@@ -46,7 +41,7 @@ def shown(plan: Plan, columns: int) -> list[Any]:
     """What stands below the answer: methods, geometry of training, γ, cost, training."""
     parts: list[Any] = [""]
     if len(plan.methods) > 1:
-        parts += [methods(plan.methods, plan.subject.method, columns), Text(LEGEND, "dim"), ""]
+        parts += [methods(plan.methods, plan.subject.method, columns), legend(columns), ""]
     parts += [about(plan), "", law(plan), ""]
     if plan.cost is not None:
         parts += [costs(plan.cost), ""]
@@ -179,6 +174,15 @@ def methods(rows: tuple[Candidate, ...], chosen: str, columns: int) -> Table:
         )
         table.add_row(*(plain(cell, style) for cell in cells))
     return table
+
+
+def legend(columns: int) -> Text:
+    """What the columns of :func:`methods` are."""
+    found = ["unseen: share of angles that training never showed", "step: between neighbours, against training"]
+    if columns >= _WIDE:
+        found += ["logits: factor on them", "base: of the plain RoPE nearest to all pairs"]
+    found += ["Σcos<0: first distance where the base bound breaks", "as: how the file says it"]
+    return Text("; ".join(found), "dim")
 
 
 def runtimes(item: Candidate) -> str:
