@@ -12,7 +12,9 @@ from ropepatch import errors
 from ropepatch._version import __version__
 
 if TYPE_CHECKING:
-    from ropepatch.audit.run import Audit, audit
+    from ropepatch.audit.result import Audit
+    from ropepatch.audit.run import audit
+    from ropepatch.card import card
     from ropepatch.checkpoint import Checkpoint, open
     from ropepatch.diffing import Diff, diff
     from ropepatch.doctor import Finding, doctor
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from ropepatch.verify.verification import Verification, verify
 
 _HOMES = {
-    "Audit": "audit.run",
+    "Audit": "audit.result",
     "Checkpoint": "checkpoint",
     "Diff": "diffing",
     "Finding": "doctor",
@@ -39,6 +41,7 @@ _HOMES = {
     "all_runtimes": "runtimes.readings",
     "Verification": "verify.verification",
     "audit": "",  # a room that can be called
+    "card": "",  # likewise
     "diff": "diffing",
     "doctor": "",
     "open": "checkpoint",
@@ -64,6 +67,7 @@ __all__ = [
     "__version__",
     "all_runtimes",
     "audit",
+    "card",
     "diff",
     "doctor",
     "errors",

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ropepatch import manifest
+from ropepatch import naming
 from ropepatch.errors import InputError, WouldOverwrite
-from ropepatch.storage import files, journal
-from ropepatch.storage.splice import Splice
+from ropepatch.naming import SHARD
+
+if TYPE_CHECKING:
+    from ropepatch.storage.splice import Splice
 
 Progress = Callable[[int], None]
 
-#: how llama.cpp names the shards of a split model
-SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 #: characters of such a name behind its stem
 _TAIL = len("-00001-of-00001.gguf")
-_SKIPPED = {".git", ".cache", manifest.FOLDER_NAME, "ropepatch-verify.json", journal.SUFFIX}
+_SKIPPED = {".git", ".cache", naming.MANIFEST, naming.EVIDENCE, naming.JOURNAL_SUFFIX}
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pth", ".pt")
 #: files up to this size are copied rather than linked, so that editing one leaves the other alone
 _LINKED_FROM = 1 << 20
@@ -49,8 +49,7 @@ class Bundle:
         """The name without suffix and shard number."""
         if self.kind == "folder":
             return self.root.resolve().name
-        match = SHARD.match(self.names[0])
-        return match["stem"] if match and self.kind == "split" else Path(self.names[0]).stem
+        return stem_of(self.names[0]) if self.kind == "split" else Path(self.names[0]).stem
 
     def path(self, name: str) -> Path:
         """Where a file of the bundle is."""
@@ -60,13 +59,13 @@ class Bundle:
     def manifest(self) -> Path:
         """Where the bundle's manifest stands: inside a folder, beside files."""
         if self.kind == "folder":
-            return self.root / manifest.FOLDER_NAME
-        return self.root / (self.stem + manifest.FILE_SUFFIX)
+            return self.root / naming.MANIFEST
+        return self.root / (self.stem + naming.MANIFEST_SUFFIX)
 
     @property
     def journal(self) -> Path:
         """Where the journal of a change in place stands."""
-        return self.root / (journal.SUFFIX if self.kind == "folder" else self.stem + journal.SUFFIX)
+        return self.root / (naming.JOURNAL_SUFFIX if self.kind == "folder" else self.stem + naming.JOURNAL_SUFFIX)
 
     def renamed(self, target: Path) -> Bundle:
         """The bundle that an output under ``target`` makes, with the files in the same order."""
@@ -91,9 +90,19 @@ class Bundle:
         paths = [self.root] if self.kind == "folder" else [*(self.path(n) for n in self.names), self.manifest]
         for path in paths:
             if os.path.lexists(path):
+                if self.kind != "folder":
+                    from ropepatch.storage import journal
+
+                    journal.refuse_pending(self.journal)
                 raise WouldOverwrite("exists already", where=str(path), hint="choose another name with -o")
         if not self.anchor.parent.is_dir():
             raise InputError("no such directory", where=str(self.anchor.parent))
+
+
+def stem_of(name: str) -> str:
+    """A file's name without suffix, and without shard number where llama.cpp would take it for one."""
+    match = SHARD.match(name)
+    return match["stem"] if match else Path(name).stem
 
 
 def bundle_of(path: Path) -> Bundle:
@@ -115,16 +124,6 @@ def bundle_of(path: Path) -> Bundle:
     return Bundle(path.parent, names, "split")
 
 
-def journals(path: Path) -> list[Path]:
-    """The journals of interrupted changes that concern what ``path`` names: a folder, or a file in it."""
-    if path.is_dir():
-        return sorted(path.glob(f"*{journal.SUFFIX}"))
-    match = SHARD.match(path.name)
-    stem = match["stem"] if match else path.stem
-    found = (path.parent / journal.SUFFIX, path.with_name(stem + journal.SUFFIX))
-    return [candidate for candidate in found if os.path.lexists(candidate)]
-
-
 def tree(root: Path) -> list[str]:
     """The files of a checkpoint folder by relative name, without version control, caches and the manifest."""
     found = []
@@ -141,6 +140,8 @@ def write(
     changes: Mapping[str, list[Splice]],
     weights: str,
     progress: Progress | None = None,
+    *,
+    sync: bool = True,
 ) -> None:
     """Write ``target``: changed files with their splices, the others linked, copied or (weights only) left out.
 
@@ -150,16 +151,19 @@ def write(
         changes: splices by the source's file name.
         weights: ``link``, ``copy`` or ``none``.
         progress: called with the number of bytes just moved.
+        sync: wait until each file is on the disk.
     """
+    from ropepatch.storage import files
+
     for old_name, new_name in zip(source.names, target.names, strict=True):
         old, new = source.path(old_name), target.path(new_name)
         if target.kind == "folder":
             new.parent.mkdir(parents=True, exist_ok=True)
         if old_name in changes or source.kind == "file":
-            files.write_spliced(old, new, changes.get(old_name, []), progress=progress)
+            files.write_spliced(old, new, changes.get(old_name, []), sync=sync, progress=progress)
         elif weights == "none" and old.suffix in _WEIGHTS:
             continue
         elif weights == "link" and old.stat().st_size > _LINKED_FROM:
-            files.link_or_copy(old, new, progress=progress)
+            files.link_or_copy(old, new, sync=sync, progress=progress)
         else:
-            files.clone_or_copy(old, new, progress=progress)
+            files.clone_or_copy(old, new, sync=sync, progress=progress)

@@ -6,18 +6,21 @@ import dataclasses
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ropepatch import dialects, methods
 from ropepatch.dialects.base import Dialect, Lowering
 from ropepatch.errors import AlreadyScaled, InputError, MethodUnsupported, UsageError
 from ropepatch.frequencies import group_frequencies, profile_frequencies
+from ropepatch.hub import refs
 from ropepatch.methods.base import Frequencies, Method, ParameterError, Target, yarn_attention
 from ropepatch.methods.plain import NoScaling
 from ropepatch.methods.stack import Stack
 from ropepatch.methods.yarn import Yarn
-from ropepatch.patch import Patch
 from ropepatch.profile import RopeGroup, RopeProfile
+
+if TYPE_CHECKING:
+    from ropepatch.patch import Patch
 
 #: Beyond this, a length is a typing mistake: no format's context field holds more.
 MAX_CONTEXT = (1 << 31) - 1
@@ -143,6 +146,8 @@ class Checkpoint:
             declared_context=declared,
         )
         edits, notes = self.dialect.lower(before, after, Lowering(hf_layout, bake))
+        from ropepatch.patch import Patch
+
         return Patch(
             ref=self.ref,
             method=method,
@@ -304,9 +309,15 @@ def _factor(method: str, factor: float | None, length: int | None, trained: int 
 
 
 def open(ref: str | Path) -> Checkpoint:
-    """Open the checkpoint that ``ref`` names.
+    """Open the checkpoint that ``ref`` names: a path, or a place on the Hub, of which headers alone are read.
 
     Raises:
         InputError: there is no such checkpoint, or its format is unknown.
+        HubError: it is on the Hub and cannot be had.
     """
+    if isinstance(ref, str) and refs.is_remote(ref):
+        from ropepatch.hub import mirror
+
+        found = mirror.opened(ref)
+        return Checkpoint(str(found.ref), dialects.open(str(found.path)))
     return Checkpoint(str(ref), dialects.open(str(ref)))

@@ -25,8 +25,6 @@ from ropepatch.storage.splice import Splice
 SCHEMA = "ropepatch.manifest/1"
 BUILD_TYPE = "urn:ropepatch:buildtype:patch:v1"
 BUILDER = "urn:ropepatch:builder:local:v1"
-FILE_SUFFIX = ".ropepatch.json"
-FOLDER_NAME = "ropepatch.json"
 
 
 @dataclass(frozen=True)
@@ -98,6 +96,15 @@ class Manifest:
                 report: Mapping[str, Any] = product["ropepatch_report"]
                 return report
         return None
+
+    def check(self, where: str) -> None:
+        """Raise :class:`InputError` when the document is no manifest of ropepatch, or not whole."""
+        if self.document.get("schema") != SCHEMA:
+            raise InputError("is not a ropepatch manifest", where=where)
+        try:
+            _ = self.subjects, self.inputs, self.edits, self.splices, self.previous
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"is not a whole manifest: {type(error).__name__} {error}", where=where) from None
 
     def to_text(self) -> str:
         """The JSON text that is written to disk."""
@@ -228,10 +235,5 @@ def read(path: Path) -> Manifest:
         raise InputError("there is no manifest", where=str(path))
     _, document = json_text.read(path)
     manifest = Manifest(document)
-    if document.get("schema") != SCHEMA:
-        raise InputError("is not a ropepatch manifest", where=str(path))
-    try:
-        _ = manifest.subjects, manifest.inputs, manifest.edits, manifest.splices, manifest.previous
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"is not a whole manifest: {type(error).__name__} {error}", where=str(path)) from None
+    manifest.check(str(path))
     return manifest

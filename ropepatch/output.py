@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ropepatch import bundle, checkpoint, manifest, splices
+from ropepatch import bundle, checkpoint, manifest, naming, splices
 from ropepatch import overlay as overlays
 from ropepatch.bundle import Bundle, Progress, bundle_of
 from ropepatch.errors import CheckFailed, InputError, UsageError, WouldOverwrite
@@ -21,7 +21,7 @@ from ropepatch.manifest import Manifest
 from ropepatch.patch import Patch, group_edits
 from ropepatch.storage import files, journal, kernel
 from ropepatch.storage.splice import Splice, invert
-from ropepatch.verify import structure
+from ropepatch.verify import after_write, structure
 
 WEIGHTS = ("link", "copy", "none")
 DIGESTS = ("none", "header", "full")
@@ -49,9 +49,10 @@ def write(
     in_place: bool = False,
     weights: str = "link",
     digest: str | None = None,
-    verify: bool = True,
+    verify: bool | str = True,
     overlay: bool = False,
     body: str = "auto",
+    sync: bool = True,
     progress: Progress | None = None,
 ) -> Manifest:
     """Write the patched checkpoint and its manifest.
@@ -63,9 +64,12 @@ def write(
         weights: files that do not change: ``link`` (reflink, hard link or copy), ``copy`` or ``none``.
         digest: ``none``, ``header`` (small files only) or ``full``; default full for the copy of a file, header for
             in place and linked weights.
-        verify: check the output, and delete it when a check fails.
+        verify: check the output, and delete it when a check fails: ``structure`` (True), ``forward`` (also run it at
+            far positions, and keep the statement beside the manifest), or ``none`` (False).
         overlay: write a first shard without weights beside a body that it shares; see :mod:`ropepatch.overlay`.
         body: how the body is brought there: ``auto``, ``hardlink``, ``symlink`` or ``copy``.
+        sync: wait until what is new is on the disk. Without it the system flushes it when it likes, as after ``cp``:
+            the output still appears whole or not at all, but a power failure soon after may lose it.
         progress: called with the number of bytes just moved.
 
     Raises:
@@ -76,17 +80,24 @@ def write(
         raise UsageError(f"weights is one of {', '.join(WEIGHTS)}, digest one of {', '.join(DIGESTS)}")
     if in_place and output is not None:
         raise UsageError("in place and an output name exclude each other")
+    _refuse_unsynced(in_place, sync)
     source = source_of(patch)
+    depth = after_write.depth(verify)
     if overlay and in_place:
         raise UsageError("in place and overlay exclude each other")
     if overlay:
-        output = output or default_output(patch)
-        return _Overlay(patch, source, overlays.target(output), digest or "header", body, progress).run(verify)
-    target = source if in_place else source.renamed(output or default_output(patch))
+        target = overlays.target(output or default_output(patch))
+    else:
+        target = source if in_place else source.renamed(output or default_output(patch))
     if not in_place:
         target.refuse_existing()
-    usual = "header" if in_place or (source.kind != "file" and weights == "link") else "full"
-    return _Job(patch, source, target, in_place, weights, digest or usual, progress).run(verify)
+    forward = after_write.prepare(patch, source, weights) if depth == "forward" else None
+    if overlay:
+        job: _Overlay | _Job = _Overlay(patch, source, target, digest or "header", body, sync, progress, forward)
+    else:
+        usual = "header" if in_place or (source.kind != "file" and weights == "link") else "full"
+        job = _Job(patch, source, target, in_place, weights, digest or usual, sync, progress, forward)
+    return job.run(depth != "none")
 
 
 @dataclasses.dataclass
@@ -97,7 +108,9 @@ class _Job:
     in_place: bool
     weights: str
     digest: str
+    sync: bool
     progress: Progress | None
+    forward: after_write.ForwardCheck | None = None
 
     def run(self, verify: bool) -> Manifest:
         started = manifest.now()
@@ -112,18 +125,17 @@ class _Job:
                 kept = [self.target.manifest.name]
                 with journal.change(self.target.journal, changes, kept, self.progress):
                     return self._finish(self.target, changes, started, verify, evidence, previous)
-            with _appearing(self.target) as work:
+            with _appearing(self.target, _sizes(self.source, self.target, changes), sync=self.sync) as work:
                 evidence.foresee(changes)
-                bundle.write(self.source, work, changes, self.weights, self.progress)
+                bundle.write(self.source, work, changes, self.weights, self.progress, sync=self.sync)
                 return self._finish(work, changes, started, verify, evidence, None)
 
     def _block(self, names: Sequence[str]) -> int:
-        """The unit in which tensor data shall move: whole blocks in place, and where a new file can share them."""
+        """The unit in which tensor data shall move: whole blocks in place, and in files that are large enough for it to
+        matter: blocks can be shared then where the file system shares them, and are copied faster where it does not."""
         folder = self.target.root if self.target.kind != "folder" else self.target.root.parent
-        large = [n for n in names if self.source.path(n).stat().st_size >= files.SHARED_FROM]
-        if self.in_place or any(kernel.shares_blocks(self.source.path(name), folder) for name in large):
-            return kernel.block_size(folder)
-        return 0
+        large = any(self.source.path(name).stat().st_size >= files.SHARED_FROM for name in names)
+        return kernel.block_size(folder) if self.in_place or large else 0
 
     def _finish(
         self,
@@ -136,6 +148,8 @@ class _Job:
     ) -> Manifest:
         full = self.digest == "full"
         report = structure.check(self.patch, self.source, written, changes, full=full) if verify else None
+        if self.forward and report:
+            self.forward.run(written, report)
         new_name = dict(zip(self.source.names, written.names, strict=True))
         compared = verify and full and not self.in_place
         document = manifest.build(
@@ -149,7 +163,9 @@ class _Job:
             source=self.source.anchor.resolve().name,
             tensor_data=evidence.tensor_data(written, compared=compared),
         )
-        files.write_bytes(written.manifest, document.to_text().encode(), overwrite=self.in_place)
+        files.write_bytes(written.manifest, document.to_text().encode(), overwrite=self.in_place, sync=self.sync)
+        if self.forward:
+            self.forward.record(written, document)
         return document
 
 
@@ -160,16 +176,20 @@ class _Overlay:
     target: Bundle
     digest: str
     body: str
+    sync: bool
     progress: Progress | None
+    forward: after_write.ForwardCheck | None = None
 
     def run(self, verify: bool) -> Manifest:
         started = manifest.now()
         self.target.refuse_existing()
-        with _appearing(self.target) as work:
-            done = overlays.write(self.patch, self.source, work, link=self.body, progress=self.progress)
+        with _appearing(self.target, dict.fromkeys(self.target.names, 0), sync=self.sync) as work:
+            done = overlays.write(self.patch, self.source, work, link=self.body, sync=self.sync, progress=self.progress)
             body = self.source.path(self.source.names[-1])
             full = self.digest == "full"
             report = structure.check_overlay(self.patch, body, work, done.splices, full=full) if verify else None
+            if self.forward and report:
+                self.forward.run(work, report)
             with Evidence(self.source, {}, self.digest, self.progress) as inputs:
                 inputs.start()
                 with Evidence(work, {}, self.digest, self.progress) as outputs:
@@ -184,22 +204,35 @@ class _Overlay:
                 source=self.source.anchor.resolve().name,
                 overlay=done.body,
             )
-            files.write_bytes(work.manifest, document.to_text().encode())
+            files.write_bytes(work.manifest, document.to_text().encode(), sync=self.sync)
+            if self.forward:
+                self.forward.record(work, document)
             return document
 
 
+def _sizes(source: Bundle, target: Bundle, changes: Mapping[str, list[Splice]]) -> dict[str, int]:
+    """How long each file of ``target`` will be."""
+    found = {}
+    for name, new_name in zip(source.names, target.names, strict=True):
+        growth = sum(len(splice.after) - len(splice.before) for splice in changes.get(name, ()))
+        found[new_name] = source.path(name).stat().st_size + growth
+    return found
+
+
 @contextlib.contextmanager
-def _appearing(target: Bundle) -> Iterator[Bundle]:
-    """Where the block shall write; on an error nothing that it wrote is left. A folder appears only when whole."""
+def _appearing(target: Bundle, sizes: Mapping[str, int], *, sync: bool) -> Iterator[Bundle]:
+    """Where the block shall write; on an error nothing that it wrote is left. A folder appears only when whole; beside
+    files a journal tells of them until they are checked and their manifest is there."""
     if target.kind != "folder":
-        try:
-            yield target
-        except BaseException as error:
-            strangers = error.where if isinstance(error, WouldOverwrite) else None
-            for path in (*(target.path(name) for name in target.names), target.manifest):
-                if str(path) != strangers:  # somebody else put that one there meanwhile
-                    path.unlink(missing_ok=True)
-            raise
+        with journal.announced(target.journal, sizes, [target.manifest.name], sync=sync):
+            try:
+                yield target
+            except BaseException as error:
+                strangers = error.where if isinstance(error, WouldOverwrite) else None
+                for path in (*(target.path(name) for name in target.names), target.manifest):
+                    if str(path) != strangers:  # somebody else put that one there meanwhile
+                        path.unlink(missing_ok=True)
+                raise
         return
     folder = target.root
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
@@ -207,14 +240,28 @@ def _appearing(target: Bundle) -> Iterator[Bundle]:
         yield Bundle(work, target.names, target.kind)
         work.chmod(0o777 & ~files.umask())
         work.rename(folder)
-        files.sync_folder(folder.parent)
+        if sync:
+            files.sync_folder(folder.parent)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
 
 
+def _refuse_unsynced(in_place: bool, sync: bool) -> None:
+    if in_place and not sync:
+        raise UsageError(
+            "a change in place is always flushed to the disk: its journal could not undo it otherwise",
+            hint="leave out --no-sync, or write a new file",
+        )
+
+
 def revert(
-    ref: str | Path, *, output: str | Path | None = None, in_place: bool = False, progress: Progress | None = None
+    ref: str | Path,
+    *,
+    output: str | Path | None = None,
+    in_place: bool = False,
+    sync: bool = True,
+    progress: Progress | None = None,
 ) -> Path:
     """Restore the input of a patch, byte for byte, from the output and its manifest.
 
@@ -222,6 +269,7 @@ def revert(
         ref: the patched file (any shard of it) or folder.
         output: where the input shall stand again; default beside, under ``-reverted``.
         in_place: turn the patched checkpoint itself back.
+        sync: wait until what is new is on the disk; see :func:`write`.
         progress: called with the number of bytes just moved.
 
     Returns:
@@ -231,10 +279,11 @@ def revert(
         InputError: there is no manifest, or the checkpoint has changed since.
         CheckFailed: what was restored has another sha256 than the input had.
     """
+    _refuse_unsynced(in_place, sync)
     ref = Path(ref)
     if not ref.exists():
         raise InputError("no such file or directory", where=str(ref))
-    for pending in bundle.journals(ref):
+    for pending in naming.journals(ref):
         journal.refuse_pending(pending)
     patched = bundle_of(ref)
     record = manifest.read(patched.manifest)
@@ -253,21 +302,21 @@ def revert(
         return patched.anchor
     target = patched.renamed(Path(output) if output else patched.default("reverted"))
     target.refuse_existing()
-    with _appearing(target) as work:
-        bundle.write(patched, work, changes, "link", progress)
+    with _appearing(target, _sizes(patched, target, changes), sync=sync) as work:
+        bundle.write(patched, work, changes, "link", progress, sync=sync)
         _check_restored(patched, work, record, changes)
     return target.anchor
 
 
 def recover(ref: str | Path, *, progress: Progress | None = None) -> list[Path]:
-    """Undo a change in place that was interrupted: the files and the manifest are as they were before it.
+    """Undo a change that was interrupted: files and manifest are as they were before it; new ones are removed.
 
     Args:
         ref: the file (any shard of it) or folder.
         progress: called with the number of bytes just moved.
 
     Returns:
-        The files restored; none when nothing was interrupted.
+        The files restored (or removed: they are not there any more); none when nothing was interrupted.
 
     Raises:
         InputError: another process is at work on them, or they are not what the interrupted change left.
@@ -276,7 +325,7 @@ def recover(ref: str | Path, *, progress: Progress | None = None) -> list[Path]:
     if not ref.parent.is_dir():
         raise InputError("no such file or directory", where=str(ref))
     found = []
-    for pending in bundle.journals(ref):
+    for pending in naming.journals(ref):
         found += [pending.parent / name for name in journal.recover(pending, progress)]
     if not found and not ref.exists():
         raise InputError("no such file or directory", where=str(ref))
@@ -286,7 +335,7 @@ def recover(ref: str | Path, *, progress: Progress | None = None) -> list[Path]:
 def _counterpart(name: str, model: checkpoint.Checkpoint) -> str:
     """The sibling's file that corresponds to an edited one: the shard of the same number, else the first file."""
     own = [path.name for path in model.dialect.files()]
-    match = bundle.SHARD.match(name)
+    match = naming.SHARD.match(name)
     number = int(match["number"]) if match else 1
     return own[number - 1] if number <= len(own) else own[0]
 

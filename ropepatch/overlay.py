@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ropepatch import splices
-from ropepatch.bundle import SHARD, Bundle
+from ropepatch.bundle import Bundle
 from ropepatch.containers import gguf
 from ropepatch.errors import InputError, UsageError
+from ropepatch.naming import SHARD
 from ropepatch.patch import Patch
 from ropepatch.storage import files, kernel
 from ropepatch.storage.files import Progress
@@ -50,7 +51,13 @@ def target(output: Path) -> Bundle:
 
 
 def write(
-    patch: Patch, source: Bundle, target: Bundle, *, link: str = "auto", progress: Progress | None = None
+    patch: Patch,
+    source: Bundle,
+    target: Bundle,
+    *,
+    link: str = "auto",
+    sync: bool = True,
+    progress: Progress | None = None,
 ) -> Written:
     """Write head and body of an overlay; nothing is left when one of them fails.
 
@@ -59,6 +66,7 @@ def write(
         source: a GGUF file, or an overlay whose body is shared.
         target: the shards to write, see :func:`target`.
         link: one of ``BODIES``; ``auto`` takes a reflink, a hard link or a copy.
+        sync: wait until both are on the disk.
         progress: called with the number of bytes just moved.
 
     Raises:
@@ -73,8 +81,8 @@ def write(
     if len(source.names) == 2 and not all(name.startswith("rope_") for name in head.tensors):
         raise UsageError("the first shard holds weights", hint="without --overlay only that shard is rewritten")
     try:
-        _write_head(patch, head, body, target.path(target.names[0]))
-        return _write_body(body, target.path(target.names[1]), link, progress)
+        _write_head(patch, head, body, target.path(target.names[0]), sync)
+        return _write_body(body, target.path(target.names[1]), link, sync, progress)
     except BaseException:
         for name in target.names:
             target.path(name).unlink(missing_ok=True)
@@ -94,23 +102,23 @@ def _check_edits(patch: Patch, head: gguf.Header, body: gguf.Header) -> None:
             raise UsageError(f"{edit.file} would change, which an overlay shares")
 
 
-def _write_head(patch: Patch, head: gguf.Header, body: gguf.Header, path: Path) -> None:
+def _write_head(patch: Patch, head: gguf.Header, body: gguf.Header, path: Path, sync: bool) -> None:
     """All metadata of ``head`` with the patch's edits, its own small tensors, and what says that a body follows."""
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         plain = Path(folder) / "head.gguf"
         if head.path == body.path:
             _without_tensors(head, plain)
         else:
-            files.clone_or_copy(head.path, plain)
+            files.clone_or_copy(head.path, plain, sync=False)
         edited = Path(folder) / "edited.gguf"
-        files.write_spliced(plain, edited, splices.for_file(plain, patch.edits))
+        files.write_spliced(plain, edited, splices.for_file(plain, patch.edits), sync=False)
         found = gguf.scan(edited)
         keys = {
             NO: ("UINT16", 0),
             COUNT: ("UINT16", 2),
             TENSORS: ("INT32", len(found.tensors) + len(body.tensors)),
         }
-        files.write_spliced(edited, path, gguf.splices(found, keys, {}))
+        files.write_spliced(edited, path, gguf.splices(found, keys, {}), sync=sync)
 
 
 def _without_tensors(header: gguf.Header, path: Path) -> None:
@@ -121,21 +129,21 @@ def _without_tensors(header: gguf.Header, path: Path) -> None:
         out.write(bytes(-header.kv_end % header.alignment))
 
 
-def _write_body(body: gguf.Header, path: Path, link: str, progress: Progress | None) -> Written:
+def _write_body(body: gguf.Header, path: Path, link: str, sync: bool, progress: Progress | None) -> Written:
     if link not in BODIES:
         raise UsageError(f"the body is one of {', '.join(BODIES)}, not {link!r}")
     if body.get(NO) != 1 or body.type_of(NO) != "UINT16":
         block = kernel.block_size(path.parent) if kernel.shares_blocks(body.path, path.parent) else 0
         changes = gguf.splices(body, {NO: ("UINT16", 1)}, {}, block=block)
-        files.write_spliced(body.path, path, changes, progress=progress)
+        files.write_spliced(body.path, path, changes, sync=sync, progress=progress)
         return Written("reflink" if block else "copy", {path.name: changes})
     if link == "symlink":
         path.symlink_to(os.path.relpath(body.path.resolve(), path.parent.resolve()))
         return Written(link, {})
     if link == "copy":
-        files.clone_or_copy(body.path, path, progress=progress)
+        files.clone_or_copy(body.path, path, sync=sync, progress=progress)
         return Written(link, {})
-    how = files.link_or_copy(body.path, path, progress=progress)
+    how = files.link_or_copy(body.path, path, sync=sync, progress=progress)
     if link == "hardlink" and how != link:
         raise InputError("cannot be linked to from here", where=str(body.path), hint="take another way for the body")
     return Written(how, {})

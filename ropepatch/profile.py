@@ -109,6 +109,8 @@ class RopeProfile:
         nope_layers: layers without RoPE.
         unrecognised: rope keys that were read and not understood; they are kept on write.
         notes: what a reader should know: defaults taken, ambiguities.
+        read_by: what a runtime reads of a file whose spelling is another one's, by the runtime's name; not part of the
+            JSON.
     """
 
     source: Source
@@ -118,6 +120,7 @@ class RopeProfile:
     nope_layers: tuple[int, ...] | None = None
     unrecognised: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    read_by: Mapping[str, RopeProfile] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def scaled(self) -> bool:

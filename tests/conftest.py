@@ -6,6 +6,9 @@ import os
 
 from hypothesis import HealthCheck, settings
 
+# The tests start hundreds of commands; where the environment forbids bytecode each one would compile the package anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # No deadline: shared machines stall. With CI set the same examples are drawn in every run.
 settings.register_profile(
     "ropepatch",

@@ -153,8 +153,8 @@ def flip_in_copies(monkeypatch: pytest.MonkeyPatch, *, at: int) -> None:
     """Let every copy of a long range put one wrong byte at a place counted from the range's end."""
     original = files.copy_range
 
-    def broken(source: int, target: int, offset: int, length: int, progress: Any = None) -> None:
-        original(source, target, offset, length, progress)
+    def broken(source: int, target: int, offset: int, length: int, *rest: Any, **options: Any) -> None:
+        original(source, target, offset, length, *rest, **options)
         if length > 20_000:  # weights, no header and no config
             end = os.lseek(target, 0, os.SEEK_CUR)
             there = os.pread(source, 1, offset + length - at)
@@ -378,10 +378,38 @@ def test_a_changed_weight_shows_in_the_digests(gguf_file: Path, monkeypatch: pyt
 def test_impossible_choices_are_usage_errors(gguf_file: Path) -> None:
     """Unknown words are refused with the known ones."""
     patch = ropepatch.open(gguf_file).patch("yarn", 4.0)
-    for options in ({"weights": "move"}, {"digest": "half"}, {"in_place": True, "output": "x.gguf"}):
+    for options in (
+        {"weights": "move"},
+        {"digest": "half"},
+        {"in_place": True, "output": "x.gguf"},
+        {"in_place": True, "sync": False},
+    ):
         with pytest.raises(UsageError):
             patch.write(**options)
     assert [p.name for p in gguf_file.parent.iterdir()] == ["model.gguf"]
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_a_new_file_is_flushed_unless_asked_otherwise(
+    gguf_file: Path, folder: Path, sync: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `sync` every new file and its folder go to the disk before the end; without, nothing waits for the disk."""
+    calls: list[str] = []
+
+    def counted(descriptor: int, original: Any = os.fsync) -> None:
+        calls.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        original(descriptor)
+
+    monkeypatch.setattr(os, "fsync", counted)
+    for ref in (gguf_file, folder):
+        calls.clear()
+        target = ref.with_name("out" + ref.suffix)
+        ropepatch.open(ref).patch("yarn", 4.0).write(target, sync=sync)
+        assert bool(calls) == sync
+        assert not sync or str(ref.parent) in calls
+        calls.clear()
+        assert output.revert(target, output=ref.with_name("back" + ref.suffix), sync=sync).exists()
+        assert bool(calls) == sync
 
 
 # Replay ---------------------------------------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import itertools
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,12 +18,12 @@ BLOCK = 1 + ANSWER
 DISTRACTORS = {"passkey": 0, "needle": 4, "multikey": 11, "absent": 4}
 TASKS = {
     "passkey": "one block in plain filler",
-    "needle": "one block among 4 with other keys",
-    "multikey": "one block among 11 with other keys",
-    "absent": "the control: the block is not there, its values must not be said",
+    "needle": "one block, and 4 with other keys",
+    "multikey": "one block, and 11 with other keys",
+    "absent": "a control: 4 blocks, and a key that is not there is asked for; its values must not be said",
 }
-#: the shortest context that all of a task's blocks fit into with filler between them
-SHORTEST = 8 * BLOCK * (1 + max(DISTRACTORS.values())) // 4
+#: tasks whose blocks stand in one text, and are all asked for
+ASKED_TOGETHER = ("needle", "multikey")
 IntArray = npt.NDArray[np.int64]
 
 
@@ -97,24 +98,44 @@ class Alphabet:
 
 @dataclass(frozen=True)
 class Texts:
-    """The texts of one length, all depths: ``rows`` samples each.
+    """Texts that have everything up to their questions in common, and one question for each depth.
 
     Attributes:
-        haystack: (samples, length) filler, distractors and the asked key at the end, followed by its values.
-        needle: (samples, BLOCK) the block to be put in.
-        starts: where it goes, by depth.
+        trunk: (samples, length - BLOCK) filler and blocks.
+        blocks: by depth, (samples, BLOCK): the key that is asked at the end of the text, and the values to be said.
+        starts: by depth, where its block replaces filler, for its question only; None where the trunk is the same for
+            all questions.
     """
 
-    haystack: IntArray
-    needle: IntArray
-    starts: Mapping[float, int]
+    trunk: IntArray
+    blocks: Mapping[float, IntArray]
+    starts: Mapping[float, int] | None = None
 
-    def at(self, depth: float, *, absent: bool = False) -> IntArray:
-        """The texts with the block at a depth; (samples, length)."""
-        tokens = self.haystack.copy()
-        if not absent:
+    @property
+    def length(self) -> int:
+        """Tokens of a text with its question and answer."""
+        return int(self.trunk.shape[1]) + BLOCK
+
+    @property
+    def samples(self) -> int:
+        """How many texts there are."""
+        return int(self.trunk.shape[0])
+
+    def part(self, first: int, last: int) -> Texts:
+        """Some of the texts."""
+        blocks = {depth: block[first:last] for depth, block in self.blocks.items()}
+        return Texts(self.trunk[first:last], blocks, self.starts)
+
+    def only(self, depths: Collection[float]) -> Texts:
+        """Some of the questions."""
+        return Texts(self.trunk, {depth: block for depth, block in self.blocks.items() if depth in depths}, self.starts)
+
+    def at(self, depth: float) -> IntArray:
+        """The texts of a depth, question and answer at the end; (samples, length)."""
+        tokens = np.concatenate((self.trunk, self.blocks[depth]), 1)
+        if self.starts is not None:
             start = self.starts[depth]
-            tokens[:, start : start + BLOCK] = self.needle
+            tokens[:, start : start + BLOCK] = self.blocks[depth]
         return tokens
 
 
@@ -123,28 +144,65 @@ def start_of(depth: float, length: int) -> int:
     return 1 + round(depth * (length - 1 - 2 * BLOCK))
 
 
-def texts(alphabet: Alphabet, task: str, length: int, depths: tuple[float, ...], samples: int, seed: int) -> Texts:
+def texts(
+    alphabet: Alphabet, task: str, length: int, depths: Sequence[float], samples: int, seed: int
+) -> tuple[Texts, ...]:
     """Draw the texts of a task at a length. All values of a text differ, so that a value says which block it is of.
 
-    ``absent`` has the texts of ``needle``, without the needle: what it scores is guessing.
+    Where a task has several blocks, they stand at the depths that are asked about, and at random places beyond those:
+    each is the needle of its own question and a distractor in the others', and the text before the question is the
+    same. Depths that have no place in one text are asked in further ones. ``absent`` has the distractors of ``needle``
+    and asks for blocks that are not there: what it scores is guessing.
+
+    Raises:
+        UsageError: the length has no room for the blocks.
     """
-    drawn = "needle" if task == "absent" else task
-    draw = np.random.default_rng((seed, length, sorted(DISTRACTORS).index(drawn)))
+    groups = _groups(depths, length, 1 + DISTRACTORS[task]) if task in ASKED_TOGETHER else [list(depths)]
+    order = list(TASKS).index(task)
+    return tuple(
+        _drawn(alphabet, task, length, group, samples, np.random.default_rng((seed, length, order, index)))
+        for index, group in enumerate(groups)
+    )
+
+
+def _groups(depths: Sequence[float], length: int, most: int) -> list[list[float]]:
+    """Depths dealt to as few texts as hold them, blocks apart; neighbours go to different texts."""
+    for count in range(-(-len(depths) // most), len(depths) + 1):
+        groups = [sorted(depths)[index::count] for index in range(count)]
+        if all(
+            start_of(b, length) - start_of(a, length) >= BLOCK for group in groups for a, b in itertools.pairwise(group)
+        ):
+            return groups
+    raise UsageError(f"{length} tokens have no room for {len(depths)} depths")
+
+
+def _drawn(
+    alphabet: Alphabet, task: str, length: int, depths: list[float], samples: int, draw: np.random.Generator
+) -> Texts:
     starts = {depth: start_of(depth, length) for depth in depths}
-    count = DISTRACTORS[task]
-    haystack = draw.choice(alphabet.filler, (samples, length)).astype(np.int64)
+    inside = list(starts.values()) if task in ASKED_TOGETHER else []
+    count = DISTRACTORS[task] + bool(inside)
+    trunk = draw.choice(alphabet.filler, (samples, length - BLOCK)).astype(np.int64)
     if alphabet.bos is not None:
-        haystack[:, 0] = alphabet.bos
-    needle = np.empty((samples, BLOCK), np.int64)
+        trunk[:, 0] = alphabet.bos
+    blocks = {depth: np.empty((samples, BLOCK), np.int64) for depth in depths}
     for row in range(samples):
-        keys = draw.permutation(alphabet.key)[: count + 1]
-        values = draw.permutation(alphabet.value)[: (count + 1) * ANSWER].reshape(count + 1, ANSWER)
-        blocks = np.concatenate((keys[:, None], values), 1)
-        needle[row] = blocks[0]
-        for block, start in zip(blocks[1:], _free_places(draw, length, count, list(starts.values())), strict=True):
-            haystack[row, start : start + BLOCK] = block
-    haystack[:, -BLOCK:] = needle
-    return Texts(haystack, needle, starts)
+        pool = _pool(alphabet, draw)
+        places = [*inside, *_free_places(draw, length, count - len(inside), inside)]
+        for start, block in zip(places, pool[:count], strict=True):
+            trunk[row, start : start + BLOCK] = block
+        asked, each = (pool, 1) if inside else (pool[count:], int(task == "absent"))
+        for index, depth in enumerate(depths):
+            blocks[depth][row] = asked[each * index % len(asked)]
+    return Texts(trunk, blocks, starts if task == "passkey" else None)
+
+
+def _pool(alphabet: Alphabet, draw: np.random.Generator) -> IntArray:
+    """Blocks without a key or a value in common; (blocks, BLOCK)."""
+    most = min(len(alphabet.key), len(alphabet.value) // ANSWER)
+    keys = draw.permutation(alphabet.key)[:most, None]
+    values = draw.permutation(alphabet.value)[: most * ANSWER].reshape(most, ANSWER)
+    return np.concatenate((keys, values), 1).astype(np.int64)
 
 
 def _free_places(draw: np.random.Generator, length: int, count: int, taken: list[int]) -> list[int]:

@@ -26,6 +26,7 @@ COMMANDS = (
     "revert",
     "replay",
     "recover",
+    "card",
 )
 
 _EPILOG = """\b

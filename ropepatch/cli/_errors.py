@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -53,6 +52,8 @@ def guarded(call: Callable[[], Any], arguments: Sequence[str]) -> int:
         except (Exception, KeyboardInterrupt) as error:
             found = translated(error)
             if "--debug" in options:
+                import traceback
+
                 traceback.print_exc()
             _report(found, as_json="--json" in options)
             if isinstance(error, OSError):

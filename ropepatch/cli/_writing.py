@@ -17,6 +17,33 @@ if TYPE_CHECKING:
     from ropepatch.patch import Patch
 
 
+def sync_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The option that says whether a new file is waited for until it is on the disk."""
+    text = (
+        "Wait until a new output is on the disk (default: yes). Without, the system writes it when it likes, as after "
+        "cp: whole or not at all even if the program is killed, but a power failure soon after may lose it."
+    )
+    return click.option("--sync/--no-sync", default=True, help=text)(function)
+
+
+#: how deep an output is checked
+DEPTHS = ("structure", "forward", "none")
+
+
+class WritingCommand(click.Command):
+    """A command whose ``--verify`` stands without a value too, and has ``--no-verify`` for another name of ``none``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Write both out, so that a bare ``--verify`` does not take the REF behind it for its value."""
+        end = args.index("--") if "--" in args else len(args)
+        for at, word in enumerate(args[:end]):
+            if word == "--no-verify":
+                args[at] = "--verify=none"
+            elif word == "--verify" and args[at + 1 : at + 2] not in [[depth] for depth in DEPTHS]:
+                args[at] = "--verify=structure"
+        return super().parse_args(ctx, args)
+
+
 def writing_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say how a patch is written."""
     for option in reversed(
@@ -44,7 +71,14 @@ def writing_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 type=click.Choice(["none", "header", "full"]),
                 help="Files to hash for the manifest; default: full for a copy, header where no weights move.",
             ),
-            click.option("--verify/--no-verify", default=True, help="Check the output after writing (default: yes)."),
+            click.option(
+                "--verify",
+                type=click.Choice(DEPTHS),
+                default="structure",
+                show_default=True,
+                help="Checks after writing; forward also runs the model. --no-verify is none.",
+            ),
+            sync_option,
         )
     ):
         function = option(function)
@@ -97,6 +131,21 @@ def recovered(out: Output, ref: str, in_place: bool) -> None:
             out.note(f"an interrupted change of {path} was undone first")
 
 
+def refuse_unsynced(in_place: bool, sync: bool) -> None:
+    """A change in place is always waited for.
+
+    Raises:
+        UsageError: both were asked for.
+    """
+    from ropepatch.errors import UsageError
+
+    if in_place and not sync:
+        raise UsageError(
+            "--no-sync goes with a new file only",
+            hint="a change in place is always on the disk before the next step, or its journal could not undo it",
+        )
+
+
 def finish(
     out: Output,
     patch: Patch,
@@ -106,9 +155,10 @@ def finish(
     dry_run: bool,
     weights: str,
     digest: str | None,
-    verify: bool,
+    verify: str,
     overlay: bool,
     body: str,
+    sync: bool,
     findings: Sequence[Finding] = (),
 ) -> None:
     """Print ``patch`` (``--dry-run``), or write it and tell what was written."""
@@ -118,6 +168,7 @@ def finish(
         raise UsageError("--in-place and -o exclude each other")
     if in_place and overlay:
         raise UsageError("--in-place and --overlay exclude each other")
+    refuse_unsynced(in_place, sync)
     if body != "auto" and not overlay:
         raise UsageError("--body goes with --overlay")
     if dry_run:
@@ -140,6 +191,7 @@ def finish(
             verify=verify,
             overlay=overlay,
             body=body,
+            sync=sync,
             progress=progress,
         )
     if out.json:
@@ -202,6 +254,7 @@ def _headline(patch: Patch) -> str:
 
 def _show_written(out: Output, patch: Patch, manifest: Manifest, target: Path, record: Path) -> None:
     from ropepatch.report import launching, tables
+    from ropepatch.verify.verification import record_path
 
     _show_changes(out, patch)
     report = manifest.verification
@@ -211,6 +264,8 @@ def _show_written(out: Output, patch: Patch, manifest: Manifest, target: Path, r
         out.note("the output was not verified", "warning")
     out.line(f"wrote     {target}")
     out.line(f"manifest  {record}")
+    if report is not None and any(check["name"] == "forward" for check in report["checks"]):
+        out.line(f"statement {record_path(target)}")
     for line in ("", *launching.brief(launching.written(target)), ""):
         out.line(line)
     for note in patch.notes:

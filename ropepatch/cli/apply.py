@@ -9,7 +9,7 @@ import click
 
 from ropepatch.cli._options import complete_method, examples, standard
 from ropepatch.cli._output import Output
-from ropepatch.cli._writing import examined, finish, recovered, runtimes_option, writing_options
+from ropepatch.cli._writing import WritingCommand, examined, finish, recovered, runtimes_option, writing_options
 
 if TYPE_CHECKING:
     from ropepatch.patch import Patch
@@ -37,7 +37,7 @@ _EXAMPLES = examples(
 )
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(cls=WritingCommand, epilog=_EXAMPLES)
 @click.argument("refs", nargs=-1, metavar="[PATCH] REF")
 @click.option(
     "--method", shell_complete=complete_method, help="The method, or METHOD+resonance; see ropepatch methods."
@@ -74,12 +74,13 @@ def command(out: Output, refs: tuple[str, ...], wanted: tuple[str, ...], **optio
     """Extend a checkpoint's context; write a copy and a manifest.
 
     The default output stands beside the input: model.gguf becomes model-yarn-4x.gguf. It is checked after writing, and
-    deleted if a check fails. With PATCH (what --dry-run --json printed) the same edits are made to REF.
+    deleted if a check fails; --verify=forward also runs its first layers. With PATCH (what --dry-run --json printed)
+    the same edits are made to REF.
 
     Before anything is written the doctor's rules look at what it would be. An error, which is what an engine named with
     --for refuses or ignores, or every engine that reads the format, ends it; --force writes all the same.
     """
-    written = ("output", "in_place", "dry_run", "weights", "digest", "verify", "overlay", "body")
+    written = ("output", "in_place", "dry_run", "weights", "digest", "verify", "overlay", "body", "sync")
     writing = {name: options.pop(name) for name in written}
     recovered(out, refs[-1] if refs else "", writing["in_place"] and not writing["dry_run"])
     patch = _patch(refs, options)

@@ -11,19 +11,27 @@ from ropepatch.cli._options import examples, standard
 from ropepatch.cli._output import Output
 
 if TYPE_CHECKING:
-    from ropepatch.audit.run import Audit
+    from ropepatch.audit.result import Audit
 
 _EXAMPLES = examples(
     "audit Qwen3-0.6B/ --method yarn,ntk --factor 4 --lengths 16k,32k,64k",
-    "audit model-yarn-4x.gguf --task passkey,absent --samples 16 --journal cells.jsonl",
-    "audit model.gguf --method linear,yarn --factor 4 --json > audit.json",
+    "audit model.gguf --variant yarn:4 --variant yarn:4:beta_fast=16 --html audit.html",
+    "audit model-yarn-4x.gguf --base model.gguf --engine llama.cpp --journal cells.jsonl",
 )
 
 
 @click.command(epilog=_EXAMPLES)
 @click.argument("ref")
-@click.option("--method", "methods", default="", metavar="M,…", help="Methods to try, without writing anything.")
-@click.option("--factor", type=float, help="The extension for --method.")
+@click.option("--base", metavar="REF", help="What it is an extension of; default: itself without its scaling.")
+@click.option("--method", "methods", multiple=True, metavar="M,…", help="Methods to try on the base; repeatable.")
+@click.option("--factor", "factors", multiple=True, metavar="S,…", help="Extensions for --method; repeatable.")
+@click.option(
+    "--variant",
+    "wanted",
+    multiple=True,
+    metavar="METHOD:S|REF",
+    help="One more to compare: yarn:4, yarn:4:beta_fast=16, or another checkpoint; repeatable.",
+)
 @click.option(
     "--lengths", default="auto", show_default=True, metavar="N,…", help="Tokens, 4k is 4096; auto: up to the declared."
 )
@@ -45,7 +53,9 @@ _EXAMPLES = examples(
 def command(
     out: Output,
     ref: str,
-    methods: str,
+    methods: tuple[str, ...],
+    factors: tuple[str, ...],
+    wanted: tuple[str, ...],
     lengths: str,
     depths: str,
     tasks: str,
@@ -56,15 +66,17 @@ def command(
 ) -> int:
     """Measure what the model still finds, by length and depth.
 
-    Tokens are hidden in filler tokens and asked for; the unpatched model is always measured beside. No tokenizer is
-    needed. Ctrl-C shows what there is so far.
+    Tokens are hidden in filler tokens and asked for, of the unpatched model and of any number of variants, none of
+    which is written. No tokenizer is needed. Ctrl-C shows what there is so far.
     """
     import ropepatch
 
     _can_draw(png or html)
     result: Audit = ropepatch.audit(
         ref,
-        methods=_names(methods),
+        methods=[name for text in methods for name in _names(text)],
+        factor=[_factor(part) for text in factors for part in _names(text)],
+        variant=wanted,
         lengths=None if lengths == "auto" else [_tokens(part) for part in _names(lengths)],
         depths=_depths(depths),
         task=_names(tasks),
@@ -102,17 +114,19 @@ def _draw(result: Audit, png: str | None, html: str | None) -> None:
 
 
 def _show(out: Output, result: Audit) -> None:
-    from ropepatch.audit.run import CAVEAT
+    from ropepatch.audit.cells import STATUSES
+    from ropepatch.audit.result import CAVEAT
     from ropepatch.report import audit_tables
 
     out.show(*audit_tables.heat_maps(result), audit_tables.summary_table(result), "")
     for task in result.tasks:
-        why = result.summary(result.variants[0], task)["why"]
-        if why:
-            out.note(f"{task} is not measurable: {why}" if task != "absent" else f"absent is {why}")
-    for status in ("does not fit", "out of memory"):
-        if count := sum(cell["status"] == status for cell in result.cells):
-            out.note(f"{count} cells: {status}", "warning")
+        for why in dict.fromkeys(result.summary(variant, task)["why"] for variant in result.variants):
+            if why:
+                out.note(f"{task} is not measurable: {why}" if task != "absent" else f"absent is {why}")
+    for status in STATUSES[1:]:
+        found = [cell for cell in result.cells if cell["status"] == status]
+        if found:
+            out.note(f"{len(found)} cells: {status}: {found[0]['why']}", "warning")
     out.line(CAVEAT)
     if result.interrupted:
         out.note("interrupted; this is what there was", "warning")
@@ -120,6 +134,15 @@ def _show(out: Output, result: Audit) -> None:
 
 def _names(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _factor(text: str) -> float:
+    from ropepatch.errors import UsageError
+
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"--factor {text!r:.20} is no number") from None
 
 
 def _tokens(text: str) -> int:

@@ -8,7 +8,7 @@ import click
 
 from ropepatch.cli._options import examples, standard
 from ropepatch.cli._output import Output
-from ropepatch.cli._writing import finish, runtimes_option, writing_options
+from ropepatch.cli._writing import WritingCommand, finish, runtimes_option, writing_options
 
 if TYPE_CHECKING:
     from ropepatch.doctor.base import Finding
@@ -21,10 +21,18 @@ _EXAMPLES = examples(
     "doctor Qwen2.5-7B-Instruct/ --fix -o mended/",
 )
 #: what only --fix takes, with the value that says nothing
-_WRITING = {"output": None, "in_place": False, "dry_run": False, "weights": "link", "digest": None, "verify": True}
+_WRITING = {
+    "output": None,
+    "in_place": False,
+    "dry_run": False,
+    "weights": "link",
+    "digest": None,
+    "verify": "structure",
+    "sync": True,
+}
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(cls=WritingCommand, epilog=_EXAMPLES)
 @click.argument("ref")
 @runtimes_option("--runtime")
 @click.option("--length", type=click.IntRange(min=1), help="Long context to compare at; default: as declared.")

@@ -8,10 +8,10 @@ import click
 
 from ropepatch.cli._options import examples, standard
 from ropepatch.cli._output import Output
-from ropepatch.cli._writing import finish, recovered, writing_options
+from ropepatch.cli._writing import WritingCommand, finish, recovered, writing_options
 
 
-@click.command(epilog=examples("replay model-Q8_0-yarn-4x.ropepatch.json model-Q4_K_M.gguf"))
+@click.command(cls=WritingCommand, epilog=examples("replay model-Q8_0-yarn-4x.ropepatch.json model-Q4_K_M.gguf"))
 @click.argument("manifest")
 @click.argument("ref")
 @writing_options

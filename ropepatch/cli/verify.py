@@ -22,8 +22,8 @@ _EXAMPLES = examples(
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
 @click.option(
     "--engine",
-    type=click.Choice(["torch", "transformers", "llama.cpp"]),
-    default="torch",
+    type=click.Choice(["auto", "torch", "transformers", "llama.cpp"]),
+    default="auto",
     show_default=True,
     help="torch: a built-in decoder of the llama family; the others are held against it.",
 )

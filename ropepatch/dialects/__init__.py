@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ropepatch.bundle import journals
 from ropepatch.dialects.base import Dialect
 from ropepatch.errors import InputError
-from ropepatch.storage import journal
+from ropepatch.naming import journals
 
 
 def open(ref: str) -> Dialect:
@@ -20,6 +19,8 @@ def open(ref: str) -> Dialect:
     if not path.exists():
         raise InputError("no such file or directory", where=ref)
     for pending in journals(path):
+        from ropepatch.storage import journal
+
         journal.refuse_pending(pending)
     if path.is_dir():
         return _open_folder(path)

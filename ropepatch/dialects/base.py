@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from ropepatch.patch import Edit
-from ropepatch.profile import RopeProfile
+if TYPE_CHECKING:
+    from ropepatch.patch import Edit
+    from ropepatch.profile import RopeProfile
 
 
 @dataclass(frozen=True)

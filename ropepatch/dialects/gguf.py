@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,7 +15,6 @@ from ropepatch.containers.gguf import ArrayRef
 from ropepatch.dialects import factors as factor_lists
 from ropepatch.dialects import gguf_magnitude as magnitude
 from ropepatch.dialects import gguf_sliding
-from ropepatch.dialects.base import Lowering
 from ropepatch.errors import InputError, NoRope
 from ropepatch.methods.base import Method, ParameterError
 from ropepatch.methods.by_parts import Llama3
@@ -24,10 +23,14 @@ from ropepatch.methods.longrope import Factors, LongRope
 from ropepatch.methods.plain import NoScaling
 from ropepatch.methods.stack import Stack
 from ropepatch.methods.yarn import Yarn
-from ropepatch.patch import Edit
 from ropepatch.profile import RopeGroup, RopeProfile, Source
-from ropepatch.runtimes import llama_cpp
+from ropepatch.runtimes import llama_cpp, llama_cpp_keys
 from ropepatch.runtimes.llama_cpp_table import FREQS, LONG, SHORT, Row
+from ropepatch.runtimes.ollama import ARCHITECTURES
+
+if TYPE_CHECKING:
+    from ropepatch.dialects.base import Lowering
+    from ropepatch.patch import Edit
 
 SCALING_TYPES = ("none", "linear", "yarn", "longrope")
 #: names that Ollama's converter gives; its own loader translates them (llama/compat/llama-ollama-compat.cpp). The
@@ -42,7 +45,8 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "rope.scaling.yarn_log_multiplier": ("rope.scaling.mscale_all_dim",),
     "rope.scaling.factor": ("rope.scale_linear",),
 }
-ARCHITECTURE_ALIASES = {"gptoss": "gpt-oss", "qwen25vl": "qwen2vl", "olmo3": "olmo2"}
+#: the one old name that llama.cpp itself still reads
+NATIVE_ALIASES = frozenset({"rope.scale_linear"})
 #: keys that the profile takes in; every other rope key is kept under ``unrecognised``
 _KNOWN = frozenset(
     {
@@ -62,7 +66,9 @@ _KNOWN = frozenset(
 class GgufDialect:
     """An opened GGUF file, or all shards of a split one; the first shard's metadata is what counts."""
 
-    def __init__(self, shards: list[container.Header]) -> None:
+    def __init__(self, shards: list[container.Header], *, translated: bool = True) -> None:
+        #: whether keys under Ollama's names count, as they do for Ollama
+        self.translated = translated
         self.shards = shards
         self.header = header = shards[0]
         self.path = header.path
@@ -93,6 +99,8 @@ class GgufDialect:
     def key(self, name: str) -> str:
         """The full name of an architecture's key, as this file spells it."""
         for spelling in (name, *ALIASES.get(name, ())):
+            if not self.translated and spelling != name and spelling not in NATIVE_ALIASES:
+                continue
             if f"{self.architecture}.{spelling}" in self.header.keys:
                 return f"{self.architecture}.{spelling}"
         return f"{self.architecture}.{name}"
@@ -104,7 +112,7 @@ class GgufDialect:
             InputError: the architecture is unknown.
             NoRope: it has no rotary embedding.
         """
-        row = llama_cpp.reads(ARCHITECTURE_ALIASES.get(self.architecture, self.architecture))
+        row = llama_cpp.reads(ARCHITECTURES.get(self.architecture, self.architecture))
         if row is None:
             raise InputError(
                 f"architecture {self.architecture!r} is not one that llama.cpp loads",
@@ -149,6 +157,9 @@ class GgufDialect:
         except ParameterError as error:
             raise InputError(str(error), where=f"{self.path}: {self.key('rope.scaling')}") from None
         trained = self._trained(scaling, int(original) if original else None, declared, notes)
+        notes += llama_cpp_keys.refusals(row, self.type_of, group.rotary_dim, group.head_dim)
+        if not self.translated and (count := self._sections()) not in (None, 4) and row.needs_sections:
+            notes.append(f"{llama_cpp_keys.SECTIONS} has {count} numbers; llama.cpp takes 4 and will refuse the file")
         groups = gguf_sliding.groups(self, row, self._full(row, group, scaling, kept))
         unrotated = gguf_sliding.layers(self)[1] if row.nope == "full" and groups["default"].window else None
         return RopeProfile(
@@ -159,7 +170,25 @@ class GgufDialect:
             nope_layers=unrotated,
             unrecognised=self._unrecognised(row),
             notes=tuple(notes),
+            read_by=self._read_by(ref),
         )
+
+    def type_of(self, name: str) -> str | None:
+        """The name of the value type of an architecture's key; None when absent."""
+        return self.header.type_of(self.key(name))
+
+    def _sections(self) -> int | None:
+        """How many M-RoPE sections the file has."""
+        found = self.header.get(self.key(llama_cpp_keys.SECTIONS))
+        return found.count if isinstance(found, ArrayRef) else None
+
+    def _read_by(self, ref: str) -> dict[str, RopeProfile]:
+        """What llama.cpp reads where keys stand under names that Ollama alone translates."""
+        native = GgufDialect(self.shards, translated=False)
+        names = all(self.key(name) == native.key(name) for name in ALIASES)
+        if not self.translated or (names and self._sections() in (None, 4)):
+            return {}
+        return {llama_cpp.LlamaCpp.name: native.lift(ref)}
 
     def _group(self, row: Row, notes: list[str]) -> RopeGroup:
         head = self.number("attention.key_length")

@@ -10,10 +10,11 @@ from typing import Any
 
 from ropepatch.containers import gguf
 from ropepatch.containers.gguf import TYPE_CODES, TYPE_NAMES, ArrayRef, Header, KeyValue
-from ropepatch.dialects.gguf import ARCHITECTURE_ALIASES, GgufDialect
+from ropepatch.dialects.gguf import GgufDialect
 from ropepatch.patch import Edit
 from ropepatch.runtimes import llama_cpp
 from ropepatch.runtimes.llama_cpp_table import FREQS, LONG, SHORT, Row
+from ropepatch.runtimes.ollama import ARCHITECTURES
 
 #: ggml's number of the type that factor tensors must have
 F32 = gguf.GGML_F32
@@ -41,7 +42,7 @@ class GgufView:
     def __init__(self, dialect: GgufDialect, edits: Sequence[Edit] = ()) -> None:
         self.dialect = dialect
         self.prefix = dialect.architecture
-        self.arch = ARCHITECTURE_ALIASES.get(self.prefix, self.prefix)
+        self.arch = ARCHITECTURES.get(self.prefix, self.prefix)
         self.row: Row | None = llama_cpp.reads(self.arch)
         self.tensors = _tensors(dialect, edits)
 

@@ -27,6 +27,7 @@ from ropepatch.profile import RopeProfile
 from ropepatch.runtimes import comparison
 from ropepatch.runtimes.base import Prediction
 from ropepatch.runtimes.comparison import Cell
+from ropepatch.storage import remote
 
 TOKENIZER = "tokenizer_config.json"
 _Path = tuple[str, ...]
@@ -109,7 +110,7 @@ class Subject:
         """``tokenizer_config.json``, empty where there is none or it cannot be read."""
         if self._tokenizer is not None:
             return self._tokenizer
-        path = self.dialect.root / TOKENIZER
+        path = remote.bring(self.dialect.root / TOKENIZER)
         try:
             return json_text.read(path)[1] if path.exists() else {}
         except InputError:

@@ -11,7 +11,7 @@ from ropepatch.errors import UsageError
 from ropepatch.report.text import clean
 
 if TYPE_CHECKING:
-    from ropepatch.audit.run import Audit
+    from ropepatch.audit.result import Audit
 
 _TABLE = "border-collapse:collapse;margin:1em 0"
 _CELL = "border:1px solid #ccc;padding:.3em .6em;text-align:right"
@@ -75,7 +75,7 @@ def page(result: Audit) -> str:
     Raises:
         UsageError: matplotlib is not installed.
     """
-    from ropepatch.audit.run import CAVEAT
+    from ropepatch.audit.result import CAVEAT
 
     picture = base64.b64encode(png(result)).decode("ascii")
     heads = ("variant", "task", "effective, 0.85 of own", "effective, 0.856", "short texts against none")

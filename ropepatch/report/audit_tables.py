@@ -11,7 +11,7 @@ from rich.text import Text
 from ropepatch.report.tables import heading_table, plain
 
 if TYPE_CHECKING:
-    from ropepatch.audit.run import Audit
+    from ropepatch.audit.result import Audit
 
 #: background from bad to good; readable on dark and light terminals, and told apart without red and green
 _SHADES = ("#440154", "#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0da39", "#fde725")

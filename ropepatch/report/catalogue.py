@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import types
 import typing
 from collections.abc import Mapping
@@ -62,6 +61,8 @@ def find(name: str) -> type[Method]:
     """
     if name in REGISTRY:
         return REGISTRY[name]
+    import difflib
+
     near = difflib.get_close_matches(name.lower(), REGISTRY, n=1, cutoff=0.5)
     suggestion = f" (did you mean {near[0]!r}?)" if near else ""
     raise UsageError(f"unknown method {name!r}{suggestion}", hint=f"the methods are: {', '.join(REGISTRY)}")

@@ -94,7 +94,8 @@ def merits(plan: Plan) -> str:
     if not plan.subject.same:
         return text
     total = len(plan.subject.same) + len(plan.subject.differing)
-    count = f"all {total} runtimes do it" if len(plan.subject.same) == total else (
+    every = "both" if total == 2 else f"all {total}"
+    count = f"{every} runtimes do it" if len(plan.subject.same) == total else (
         f"{len(plan.subject.same)} of {total} runtimes do it, not {', '.join(plan.subject.differing)}"
     )  # fmt: skip
     return f"{text}; {count}"

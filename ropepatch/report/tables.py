@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.panel import Panel
@@ -17,11 +17,13 @@ from rich.table import Table
 from rich.text import Text
 
 from ropepatch.methods.base import Frequencies
-from ropepatch.patch import Edit, Value
 from ropepatch.profile import RopeGroup, RopeProfile
 from ropepatch.report import summary
 from ropepatch.report.catalogue import SPELLED, default_text
 from ropepatch.report.text import clean, number, short, tokens
+
+if TYPE_CHECKING:
+    from ropepatch.patch import Edit, Value
 
 #: rope groups side by side in one table
 _SIDE_BY_SIDE = 3
@@ -171,21 +173,25 @@ def edit_table(edits: Sequence[Edit]) -> Table:
     for heading in ("before", "after"):
         table.add_column(heading, overflow="fold")
     for edit in edits:
-        for name, before, after in _members(edit):
-            table.add_row(*([plain(edit.file)] if several else []), plain(name), before, after)
+        for name, before, after in members(edit):
+            shown = (_value(before, "dim"), _value(after, "bold", _absent(after)))
+            table.add_row(*([plain(edit.file)] if several else []), plain(name), *shown)
     return table
 
 
-def _members(edit: Edit) -> Iterable[tuple[str, Text, Text]]:
+def members(edit: Edit) -> Iterable[tuple[str, Value | None, Value | None]]:
+    """Name, value before and value after of what an edit changes; of a JSON object the members that differ."""
     old, new = (value.data if value is not None else None for value in (edit.before, edit.after))
     if not (isinstance(old, dict) or isinstance(new, dict)):
-        yield edit.name, _value(edit.before, "dim"), _value(edit.after, "bold", _absent(edit.after))
+        yield edit.name, edit.before, edit.after
         return
+    from ropepatch.patch import Value
+
     olds, news = (value if isinstance(value, dict) else {} for value in (old, new))
     for key in {**olds, **news}:
         before, after = (Value(values[key]) if key in values else None for values in (olds, news))
         if before != after:
-            yield f"{edit.name}.{key}", _value(before, "dim"), _value(after, "bold", _absent(after))
+            yield f"{edit.name}.{key}", before, after
 
 
 def _absent(after: Value | None) -> str:

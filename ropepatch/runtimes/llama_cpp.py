@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from ropepatch.frequencies import group_frequencies
 from ropepatch.methods.base import Method
@@ -35,16 +36,20 @@ class LlamaCpp:
     behaviours = BEHAVIOURS
     reads_formats = ("gguf",)
 
-    def __init__(self, version: Version) -> None:
+    def __init__(
+        self, version: Version, engine: Engine | None = None, aliases: Mapping[str, str] | None = None
+    ) -> None:
         self.version = version
-        self.engine = Engine(self.name, version)
+        self.engine = engine or Engine(self.name, version)
+        self.aliases = aliases or {}
 
     def predict(self, source: Source, length: int | None) -> dict[str, Prediction]:
         """What a context of ``length`` tokens per sequence computes; None takes the file's context_length."""
         profile = source.profile
         if profile is None or profile.source.format != "gguf":
             raise self.engine.rejects("reads GGUF files", source.where, "convert it with convert_hf_to_gguf.py")
-        row = reads(profile.source.architecture)
+        profile = profile.read_by.get(self.engine.name, profile)
+        row = reads(self.aliases.get(profile.source.architecture, profile.source.architecture))
         if row is None:
             raise self.engine.rejects(f"does not know the architecture {profile.source.architecture!r}", source.where)
         missing = next((note for note in profile.notes if "will refuse the file" in note), None)

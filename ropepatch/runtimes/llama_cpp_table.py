@@ -67,6 +67,11 @@ class Row:
         """Whether the graph rotates by constants, so that nothing in a file changes its angles."""
         return self.rot == "fixed"
 
+    @property
+    def needs_sections(self) -> bool:
+        """Whether the loader stops without four M-RoPE sections."""
+        return "rope.dimension_sections required" in self.note
+
     def factor_tensors(self, scaling_type: str | None = None) -> tuple[str, ...]:
         """Names of the factor tensors that take effect when `rope.scaling.type` is `scaling_type` (None: absent)."""
         long_short = self.factors == "L" or (self.factors == "Fc" and scaling_type == "longrope")
@@ -130,7 +135,7 @@ glm-dsa          norm   -       any  -     zero   -    -     -
 glm4             norm   -       any  -     -      -    -     -    mrope with rope.dimension_sections
 glm4moe          neox   -       any  -     -      -    -     -    mrope with rope.dimension_sections
 glm5-next        none   -       -    -     -      -    -     -
-gpt-oss          neox   -       any  -     -      same copy  -
+gpt-oss          neox   -       head -     -      same copy  -
 gpt2             none   -       -    -     -      -    -     -    learned positions
 gptj             none   -       -    -     -      -    -     -    a name without a loader
 gptneox          neox   -       any  -     -      -    -     -

@@ -8,6 +8,8 @@ from ropepatch.runtimes.base import Behaviour, Engine, Prediction, Source, Versi
 from ropepatch.runtimes.llama_cpp import LlamaCpp
 
 BEHAVIOURS = (Behaviour((0,), "that starts llama-server", (0, 30)),)
+#: architectures that its converter names its own way and its loader translates (llama/compat/llama-ollama-compat.cpp)
+ARCHITECTURES = {"gptoss": "gpt-oss", "qwen25vl": "qwen2vl", "olmo3": "olmo2"}
 
 
 class Ollama:
@@ -20,8 +22,7 @@ class Ollama:
     def __init__(self, version: Version) -> None:
         self.version = version
         self.engine = Engine(self.name, version)
-        self._inner = LlamaCpp(version)
-        self._inner.engine = self.engine
+        self._inner = LlamaCpp(version, self.engine, ARCHITECTURES)
 
     def predict(self, source: Source, length: int | None) -> dict[str, Prediction]:
         """As llama.cpp at ``num_ctx`` = ``length``, which is cut to the file's context_length."""

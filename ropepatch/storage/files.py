@@ -16,7 +16,7 @@ from ropepatch.storage import kernel
 from ropepatch.storage.splice import Splice, check, segments
 
 #: One request to the kernel; progress is reported between requests.
-CHUNK = 64 << 20
+CHUNK = 16 << 20
 #: a range has to be this long before sharing its blocks is worth the calls
 SHARED_FROM = 1 << 20
 
@@ -30,9 +30,19 @@ def expect(progress: Progress | None, count: int) -> None:
         told(count)
 
 
-def copy_range(source: int, target: int, offset: int, length: int, progress: Progress | None = None) -> None:
+def copy_range(
+    source: int, target: int, offset: int, length: int, progress: Progress | None = None, *, sync: bool = False
+) -> None:
     """Append ``length`` bytes of ``source`` from ``offset`` to ``target``: blocks are shared where both ends of the
     copy lie alike in them and the file system can, the rest is copied by the kernel where it can.
+
+    Args:
+        source: the descriptor that is read.
+        target: the descriptor that is written, where it stands.
+        offset: where the range starts in ``source``.
+        length: how many bytes.
+        progress: called with the number of bytes just copied.
+        sync: the target will be flushed afterwards: let the disk begin while the copy goes on.
 
     Raises:
         InputError: the source ends early.
@@ -54,6 +64,8 @@ def copy_range(source: int, target: int, offset: int, length: int, progress: Pro
             done = _write_all(target, os.pread(source, min(count, 1 << 20), offset))
         if done == 0:
             raise InputError("the file ends before its own header says", where=f"offset {offset}")
+        if sync and done >= SHARED_FROM:
+            kernel.begin_write_back(target, os.lseek(target, 0, os.SEEK_CUR) - done, done)
         offset, length = offset + done, length - done
         if progress:
             progress(done)
@@ -88,11 +100,12 @@ def _write_all(target: int, data: bytes) -> int:
 
 
 @contextlib.contextmanager
-def appearing(path: Path, *, overwrite: bool = False) -> Iterator[int]:
+def appearing(path: Path, *, overwrite: bool = False, sync: bool = True) -> Iterator[int]:
     """A file descriptor whose bytes appear under ``path`` only when the block ends well.
 
     The bytes go to a temporary name in the same folder, are flushed to disk and renamed; on an error or an
-    interrupt nothing is left behind.
+    interrupt nothing is left behind. Without ``sync`` the system flushes them when it likes: the file still appears
+    whole or not at all, whatever happens to the process, but a power failure soon after may lose it.
 
     Raises:
         WouldOverwrite: ``path`` exists and ``overwrite`` is false.
@@ -105,14 +118,16 @@ def appearing(path: Path, *, overwrite: bool = False) -> Iterator[int]:
     try:
         yield descriptor
         os.fchmod(descriptor, 0o666 & ~umask())
-        os.fsync(descriptor)
+        if sync:
+            os.fsync(descriptor)
         if name is not None or overwrite or not _name_new(descriptor, path):
             name = name or _part_name(descriptor, path)
             if overwrite:
                 os.replace(name, path)
             else:
                 _rename_new(name, path)
-        sync_folder(path.parent)
+        if sync:
+            sync_folder(path.parent)
     except BaseException:
         if name is not None:
             with contextlib.suppress(FileNotFoundError):
@@ -178,16 +193,22 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_bytes(path: Path, data: bytes, *, overwrite: bool = False) -> None:
+def write_bytes(path: Path, data: bytes, *, overwrite: bool = False, sync: bool = True) -> None:
     """Write a small file whole or not at all."""
-    with appearing(path, overwrite=overwrite) as target:
+    with appearing(path, overwrite=overwrite, sync=sync) as target:
         _write_all(target, data)
 
 
 def write_spliced(
-    source: Path, target: Path, splices: Sequence[Splice], *, overwrite: bool = False, progress: Progress | None = None
+    source: Path,
+    target: Path,
+    splices: Sequence[Splice],
+    *,
+    overwrite: bool = False,
+    sync: bool = True,
+    progress: Progress | None = None,
 ) -> None:
-    """Write ``source`` with ``splices`` applied to a new file ``target``.
+    """Write ``source`` with ``splices`` applied to a new file ``target``; ``sync`` as for :func:`appearing`.
 
     Raises:
         WouldOverwrite: ``target`` exists and ``overwrite`` is false.
@@ -198,12 +219,12 @@ def write_spliced(
         size = os.fstat(origin).st_size
         check_before(origin, source, splices, size)
         expect(progress, size - sum(len(splice.before) for splice in splices))
-        with appearing(target, overwrite=overwrite) as descriptor:
+        with appearing(target, overwrite=overwrite, sync=sync) as descriptor:
             for segment in segments(splices, size):
                 if isinstance(segment, bytes):
                     _write_all(descriptor, segment)
                 else:
-                    copy_range(origin, descriptor, *segment, progress)
+                    copy_range(origin, descriptor, *segment, progress, sync=sync)
     finally:
         os.close(origin)
 
@@ -235,14 +256,14 @@ def check_before(descriptor: int, path: Path, splices: Sequence[Splice], size: i
             )
 
 
-def clone_or_copy(source: Path, target: Path, *, progress: Progress | None = None) -> None:
+def clone_or_copy(source: Path, target: Path, *, sync: bool = True, progress: Progress | None = None) -> None:
     """A new file with the same bytes: sharing blocks where the file system can, copied by the kernel else."""
     origin = os.open(source, os.O_RDONLY)
     try:
-        with appearing(target) as descriptor:
+        with appearing(target, sync=sync) as descriptor:
             if not kernel.clone(descriptor, origin):
                 expect(progress, os.fstat(origin).st_size)
-                copy_range(origin, descriptor, 0, os.fstat(origin).st_size, progress)
+                copy_range(origin, descriptor, 0, os.fstat(origin).st_size, progress, sync=sync)
         shutil.copymode(source, target)
     finally:
         os.close(origin)
@@ -252,7 +273,7 @@ class _NoReflink(Exception):
     pass
 
 
-def link_or_copy(source: Path, target: Path, *, progress: Progress | None = None) -> str:
+def link_or_copy(source: Path, target: Path, *, sync: bool = True, progress: Progress | None = None) -> str:
     """``target`` with the bytes of ``source``, without moving them where possible.
 
     A reflink is tried first (independent file, shared blocks), then a hard link, then a copy.
@@ -262,7 +283,7 @@ def link_or_copy(source: Path, target: Path, *, progress: Progress | None = None
     """
     origin = os.open(source, os.O_RDONLY)
     try:
-        with appearing(target) as descriptor:
+        with appearing(target, sync=sync) as descriptor:
             if not kernel.clone(descriptor, origin):
                 raise _NoReflink
         return "reflink"
@@ -274,7 +295,7 @@ def link_or_copy(source: Path, target: Path, *, progress: Progress | None = None
         os.link(source.resolve(), target)
         return "hardlink"
     except OSError:
-        clone_or_copy(source, target, progress=progress)
+        clone_or_copy(source, target, sync=sync, progress=progress)
         return "copy"
 
 

@@ -28,7 +28,7 @@ _SMALL = 1 << 20
 #: bytes that have to stay free on the disk beside a whole new file
 _SPARE = 64 << 20
 
-OVERWRITE, RANGE, SHIFT, REWRITE = "overwrite", "range", "shift", "rewrite"
+OVERWRITE, RANGE, SHIFT, REWRITE, NEW = "overwrite", "range", "shift", "rewrite", "new"
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Plan:
     Attributes:
         name: the file, relative to the journal's folder.
         kind: ``overwrite`` (nothing moves), ``range`` (the kernel moves the body), ``shift`` (the body is copied within
-            the file) or ``rewrite`` (a new file takes the name).
+            the file), ``rewrite`` (a new file takes the name) or ``new`` (there was none).
         size: the length before.
         new_size: the length after.
         body: start and end of the body in the old file; both 0 where there is none.
@@ -189,6 +189,9 @@ def undo(path: Path, plan: Plan, *, progress: files.Progress | None = None) -> N
     if plan.kind == REWRITE:
         _undo_rewrite(path, plan, progress)
         return
+    if plan.kind == NEW:
+        _remove_new(path, plan)
+        return
     with _opened(path, os.O_RDWR) as descriptor:
         size = os.fstat(descriptor).st_size
         if plan.kind == RANGE:
@@ -210,6 +213,20 @@ def _undo_rewrite(path: Path, plan: Plan, progress: files.Progress | None) -> No
         if size != plan.new_size or not _holds(descriptor, back):
             raise _stranger(path, size, plan)
     files.write_spliced(path, path, back, overwrite=True, progress=progress)
+
+
+def _remove_new(path: Path, plan: Plan) -> None:
+    """Remove what a stopped write left under a name that was free; somebody else's file has another length."""
+    if not os.path.lexists(path):
+        return
+    size = path.stat().st_size
+    if plan.new_size and size != plan.new_size:
+        raise InputError(
+            f"has {size} bytes, the interrupted write's output has {plan.new_size}: it is another file",
+            where=str(path),
+            hint=f"the input was not touched; remove the {path.stem}.*-journal beside it",
+        )
+    path.unlink()
 
 
 def _undo_range(path: Path, descriptor: int, plan: Plan, size: int) -> None:

@@ -16,14 +16,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from ropepatch.errors import InputError
+from ropepatch.errors import InputError, WouldOverwrite
+from ropepatch.naming import JOURNAL_SUFFIX as SUFFIX
 from ropepatch.storage import files, in_place, kernel, moving
 from ropepatch.storage.in_place import Plan
 from ropepatch.storage.splice import Splice
 
 SCHEMA = "ropepatch.journal/1"
-#: how a journal's name ends
-SUFFIX = ".ropepatch-journal"
 #: a journal's first line is never longer
 _LINE_LIMIT = 64 << 20
 #: journals of changes that this process is in the middle of: it may read what it writes
@@ -76,6 +75,48 @@ def change(
                 moving.forget(root / name)
 
 
+@contextlib.contextmanager
+def announced(journal: Path, sizes: Mapping[str, int], kept: Sequence[str], *, sync: bool = True) -> Iterator[None]:
+    """Say beside new files that they are being written, until the block has ended one way or the other.
+
+    A file appears under its name whole, but it takes several steps until it is checked and its manifest is there.
+    Where the process is killed between them, :func:`recover` removes what stands there. The block itself removes what
+    it wrote when it fails.
+
+    Args:
+        journal: where the journal shall stand.
+        sizes: the lengths that the new files will have, by name; 0 where that is not known yet.
+        kept: small files that the block will write, too.
+        sync: wait until the journal is on the disk.
+
+    Raises:
+        InputError: another process is writing them.
+    """
+    if _announces(journal) and os.path.realpath(journal) not in _OURS:
+        recover(journal)  # the last one was killed before it came to anything, or was stopped by a power failure
+    plans = [Plan(name, in_place.NEW, 0, size, (0, 0), 0, ()) for name, size in sizes.items()]
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.callback(os.close, _write(journal, plans, kept, sync=sync))
+        except WouldOverwrite:
+            refuse_pending(journal)
+            raise
+        stack.callback(_OURS.discard, os.path.realpath(journal))
+        _OURS.add(os.path.realpath(journal))
+        try:
+            yield
+        finally:
+            journal.unlink(missing_ok=True)
+
+
+def _announces(journal: Path) -> bool:
+    """Whether a journal stands for files that are written anew."""
+    try:
+        return all(plan.kind == in_place.NEW for plan in _read(journal)[0])
+    except (InputError, OSError):
+        return False
+
+
 def refuse_pending(journal: Path) -> None:
     """Raise when a change of the files beside ``journal`` is going on, or was interrupted.
 
@@ -84,7 +125,16 @@ def refuse_pending(journal: Path) -> None:
     """
     if not os.path.lexists(journal) or os.path.realpath(journal) in _OURS:
         return
+    new = _announces(journal)
+    if new and not any(os.path.lexists(journal.parent / plan.name) for plan in _read(journal)[0]):
+        return
     with contextlib.suppress(FileNotFoundError), _locked(journal):
+        if new:
+            raise InputError(
+                "its writing was interrupted before it was checked",
+                where=str(journal).removesuffix(SUFFIX),
+                hint="ropepatch recover removes it; the input was not touched",
+            )
         raise InputError(
             "a change of it was interrupted",
             where=str(journal).removesuffix(SUFFIX),
@@ -96,7 +146,7 @@ def recover(journal: Path, progress: files.Progress | None = None) -> list[str]:
     """Undo the interrupted change that ``journal`` tells of, and remove it.
 
     Returns:
-        The names of the files that were restored; none when there is no journal.
+        The names of the files that were restored, or removed because they were new; none when there is no journal.
 
     Raises:
         InputError: another process is at work, the journal is not whole, or a file is not one that the change left.
@@ -109,6 +159,8 @@ def recover(journal: Path, progress: files.Progress | None = None) -> list[str]:
             return []
         plans, kept = _read(journal)
         for plan in plans:
+            if plan.kind == in_place.NEW:
+                continue
             if not (root / plan.name).exists():
                 raise InputError("is gone", where=str(root / plan.name), hint=f"remove {journal} if that is right")
             stack.enter_context(_locked(root / plan.name))
@@ -149,7 +201,7 @@ def _escaped(name: str) -> str:
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
-def _write(journal: Path, plans: Sequence[Plan], kept: Sequence[str]) -> int:
+def _write(journal: Path, plans: Sequence[Plan], kept: Sequence[str], *, sync: bool = True) -> int:
     """Write the journal whole: every range that will be overwritten, and every kept file.
 
     Returns:
@@ -182,7 +234,7 @@ def _write(journal: Path, plans: Sequence[Plan], kept: Sequence[str]) -> int:
             blobs.append(path.read_bytes())
             old[name] = len(blobs[-1])
     line = json.dumps({"schema": SCHEMA, "process": os.getpid(), "files": entries, "kept": old}).encode() + b"\n"
-    with files.appearing(journal) as descriptor:
+    with files.appearing(journal, sync=sync) as descriptor:
         position = 0
         for blob in (line, *blobs):
             files.write_at(descriptor, blob, position)
@@ -211,7 +263,7 @@ def _plan(entry: Mapping[str, Any], file: Any) -> Plan:
     for offset, before, after in entry["zones"]:
         zones.append(Splice(_natural(offset), _exactly(file, before), _exactly(file, after)))
     start, end = map(_natural, entry["body"])
-    if entry["kind"] not in (in_place.OVERWRITE, in_place.RANGE, in_place.SHIFT, in_place.REWRITE):
+    if entry["kind"] not in (in_place.OVERWRITE, in_place.RANGE, in_place.SHIFT, in_place.REWRITE, in_place.NEW):
         raise ValueError(f"unknown kind {entry['kind']!r}")
     return Plan(
         _beside(entry["name"]),

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from ropepatch.verify.decoder import Decoder
 
 ENGINES = ("torch", "transformers", "llama.cpp")
+#: engine -> (module, the extra that brings it)
+_NEEDED = {
+    "torch":        (("torch", "torch"),),
+    "transformers": (("torch", "torch"), ("transformers", "transformers")),
+    "llama.cpp":    (("torch", "torch"), ("xllamacpp", "llamacpp")),
+}  # fmt: skip
 DTYPES = ("float32", "bfloat16", "float16")
 Array = npt.NDArray[np.float64]
 
@@ -48,12 +54,37 @@ def device_of(wanted: str) -> str:
     Raises:
         UsageError: CUDA was asked for and is not there.
     """
-    import torch
+    with needs("torch", "torch"):
+        import torch
 
     there = torch.cuda.is_available()
     if wanted == "cuda" and not there:
         raise UsageError("torch sees no CUDA device", hint="--device cpu works everywhere")
     return "cuda" if wanted == "cuda" or (wanted == "auto" and there) else "cpu"
+
+
+def suitable(checkpoint: Checkpoint) -> str:
+    """The built-in decoder where it knows the model, else the engine that reads the format."""
+    from ropepatch.verify import shape
+
+    source = checkpoint.profile.source
+    if source.architecture in (shape.GGUF_ARCHITECTURES if source.format == "gguf" else shape.HF_TYPES):
+        return "torch"
+    return "llama.cpp" if source.format == "gguf" else "transformers"
+
+
+def require(engine: str) -> None:
+    """Import what an engine needs.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    import importlib
+
+    # All are held against the built-in decoder, which needs torch.
+    for module, extra in _NEEDED[engine]:
+        with needs(module, extra):
+            importlib.import_module(module)
 
 
 @contextlib.contextmanager

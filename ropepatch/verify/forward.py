@@ -68,7 +68,7 @@ def far_positions(length: int, count: int, runs: int = 8) -> list[int]:
 
 def lengths(checkpoint: Checkpoint, promise: Promise) -> tuple[int, int]:
     """The trained context and the new one, in tokens."""
-    declared = promise.profile.declared_context or checkpoint.profile.declared_context or _DEFAULT_LENGTH
+    declared = promise.context or checkpoint.profile.declared_context or _DEFAULT_LENGTH
     return min(trained_context(promise.base) or declared, declared), declared
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 PASSED, WARNED, FAILED, SKIPPED = "PASSED", "WARNED", "FAILED", "SKIPPED"
 #: how far a declared context may lie from factor times original: configs round
 _ROUNDING = 0.02
+#: methods whose config keeps the original context: transformers starts from it, vLLM and SGLang multiply it
+_MULTIPLIED = ("linear", "dynamic")
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,25 @@ class Promise:
         base: the profile that it is an extension of; the same without scaling where nothing else is known.
         source: ``manifest``, or ``file`` where nothing but the checkpoint itself says what it should be.
         manifest: the manifest beside it.
+        has_base: whether ``base`` is a checkpoint that was given, not one inferred.
     """
 
     profile: RopeProfile
     base: RopeProfile
     source: str
     manifest: Manifest | None = None
+    has_base: bool = False
+
+    @property
+    def trained(self) -> int | None:
+        """The trained context, None where nothing but a scaled checkpoint's own file would say it and does not."""
+        known = self.has_base or self.source == "manifest"
+        return trained_context(self.base) if known else self.profile.trained_context
+
+    @property
+    def context(self) -> int | None:
+        """Tokens that are promised."""
+        return context_of(self.profile, self.trained)
 
 
 def of(checkpoint: Checkpoint, base: Checkpoint | None) -> Promise:
@@ -66,8 +81,10 @@ def of(checkpoint: Checkpoint, base: Checkpoint | None) -> Promise:
     record = _manifest(checkpoint)
     if record is not None:
         patch = record.patch
-        return Promise(patch.after, base.profile if base else patch.before, "manifest", record)
-    return Promise(checkpoint.profile, base.profile if base else unscaled(checkpoint.profile), "file")
+        return Promise(patch.after, base.profile if base else patch.before, "manifest", record, base is not None)
+    return Promise(
+        checkpoint.profile, base.profile if base else unscaled(checkpoint.profile), "file", None, base is not None
+    )
 
 
 def _manifest(checkpoint: Checkpoint) -> Manifest | None:
@@ -98,6 +115,14 @@ def trained_context(profile: RopeProfile) -> int | None:
     return profile.trained_context or profile.declared_context
 
 
+def context_of(profile: RopeProfile, trained: int | None) -> int | None:
+    """Tokens that a profile reaches: those declared, times the factor in a config that leaves that to the engines."""
+    declared, scaling = profile.declared_context, main_group(profile)[1].scaling
+    if profile.source.format == "hf" and scaling.name in _MULTIPLIED and declared and declared == trained:
+        return round(declared * (factor_of(scaling) or 1))
+    return declared
+
+
 def main_group(profile: RopeProfile) -> tuple[str, RopeGroup]:
     """The rope group that a longer context reaches."""
     for name in ("full_attention", "default"):
@@ -115,13 +140,13 @@ def factor_of(method: Method) -> float | None:
     return float(value) if isinstance(value, (int, float)) else None
 
 
-def checks(checkpoint: Checkpoint, promise: Promise, *, has_base: bool) -> list[Check]:
+def checks(checkpoint: Checkpoint, promise: Promise) -> list[Check]:
     """Everything that metadata and stored buffers say, before any weight is read."""
     profile = checkpoint.profile
     found = [_frequencies(profile, promise), _context(profile, promise)]
-    if has_base:
+    if promise.has_base:
         found.append(_original(profile, promise))
-    found += [_factor(profile, promise, has_base), _attention(profile, promise)]
+    found += [_factor(profile, promise), _attention(profile, promise)]
     if profile.source.format == "hf":
         found.append(_buffers(checkpoint, promise.profile))
     return [check for check in found if check is not None]
@@ -148,7 +173,7 @@ def _frequencies(profile: RopeProfile, promise: Promise) -> Check | None:
 
 
 def _context(profile: RopeProfile, promise: Promise) -> Check:
-    declared, promised = profile.declared_context, promise.profile.declared_context
+    declared, promised = context_of(profile, promise.trained), promise.context
     _, group = main_group(profile)
     factor, original = factor_of(group.scaling), profile.trained_context
     reach = round(factor * original) if factor and original and group.scaled else promised
@@ -164,6 +189,9 @@ def _context(profile: RopeProfile, promise: Promise) -> Check:
         return Check("context", WARNED, f"{detail}: engines that go by the declared context stop there", numbers)
     if reach and declared > reach * (1 + _ROUNDING):
         return Check("context", WARNED, f"declares {declared} tokens, its scaling reaches {reach}", numbers)
+    if declared != profile.declared_context:
+        detail = f"declares {profile.declared_context} tokens and leaves the factor to the engines: {declared}"
+        return Check("context", PASSED, detail, numbers)
     return Check("context", PASSED, f"declares {declared} tokens, as far as its scaling reaches", numbers)
 
 
@@ -179,13 +207,13 @@ def _original(profile: RopeProfile, promise: Promise) -> Check:
     return Check("original context", PASSED, f"counts from the base's {theirs} tokens", numbers)
 
 
-def _factor(profile: RopeProfile, promise: Promise, has_base: bool) -> Check | None:
+def _factor(profile: RopeProfile, promise: Promise) -> Check | None:
     """The slowest pair against what the contexts call for: a factor that is in two places slows it twice."""
     name, group = main_group(profile)
     factor = factor_of(group.scaling)
-    declared = (promise.profile if promise.source == "manifest" else profile).declared_context
+    declared = promise.context if promise.source == "manifest" else context_of(profile, promise.trained)
     base = promise.base.groups.get(name) or main_group(promise.base)[1]
-    trained = trained_context(promise.base) if has_base else profile.trained_context
+    trained = trained_context(promise.base) if promise.has_base else profile.trained_context
     if not group.scaled or not declared or not trained:
         return None
     slow, was = (profile_frequencies(p, declared)[n].inv_freq for p, n in
@@ -193,10 +221,14 @@ def _factor(profile: RopeProfile, promise: Promise, has_base: bool) -> Check | N
     if slow.shape != was.shape or not slow.all():
         return None
     slowed, wanted = float((was / slow).max()), declared / trained
+    if group.scaling.name == "dynamic" and factor:
+        wanted = factor * wanted - (factor - 1)  # its base follows the length, and starts from 1 there
     numbers = {"slowed_by": slowed, "factor": factor, "declared_over_trained": wanted}
     # Lists of factors have no factor of their own, and searched ones go beyond it: only its square is a mistake.
     limit = 1 + _ROUNDING if factor is not None else max(wanted * (1 - _ROUNDING), 1 + _ROUNDING)
-    if slowed > wanted * limit and (has_base or promise.source == "manifest" or isinstance(group.scaling, Stack)):
+    if slowed > wanted * limit and (
+        promise.has_base or promise.source == "manifest" or isinstance(group.scaling, Stack)
+    ):
         twice = " (the factor is in force twice)" if abs(slowed / wanted**2 - 1) < _ROUNDING else ""
         return Check(
             "factor",

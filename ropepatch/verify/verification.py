@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ropepatch import naming
 from ropepatch.errors import InputError
 from ropepatch.verify.promise import FAILED, PASSED, WARNED, Check
 
 if TYPE_CHECKING:
     from ropepatch.checkpoint import Checkpoint
+    from ropepatch.verify.forward import Settings
+    from ropepatch.verify.promise import Promise
 
 SCHEMA = "ropepatch.verify/1"
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://in-toto.io/attestation/test-result/v0.1"
-#: beside a file, and inside a folder
-FILE_SUFFIX = ".ropepatch-verify.json"
-FOLDER_NAME = "ropepatch-verify.json"
 #: files beyond this size are not hashed again where the manifest knows their digest
 _HASHED = 256 << 20
+#: is told the memory estimate
+Announce = Callable[[dict[str, Any]], object]
 
 
 @dataclass(frozen=True)
@@ -103,31 +105,31 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def record_path(ref: str) -> Path:
+def record_path(ref: str | Path) -> Path:
     """Where the statement of a checkpoint stands: beside its manifest."""
     from ropepatch.bundle import bundle_of
 
     bundle = bundle_of(Path(ref))
-    return bundle.root / FOLDER_NAME if bundle.kind == "folder" else bundle.root / (bundle.stem + FILE_SUFFIX)
+    return bundle.root / (naming.EVIDENCE if bundle.kind == "folder" else bundle.stem + naming.EVIDENCE_SUFFIX)
 
 
 def verify(
     ref: str | Path | Checkpoint,
     base: str | Path | Checkpoint | None = None,
     *,
-    engine: str = "torch",
+    engine: str = "auto",
     device: str = "auto",
     dtype: str = "float32",
     layers: int | None = 2,
     limit: int | None = None,
-    announce: Any = None,
+    announce: Announce | None = None,
 ) -> Verification:
     """Hold a checkpoint against what it promises, in its metadata and in a forward pass at far positions.
 
     Args:
         ref: the checkpoint.
         base: what it is an extension of; default: itself without its scaling.
-        engine: ``torch``, ``transformers`` or ``llama.cpp``.
+        engine: ``torch``, ``transformers`` or ``llama.cpp``; ``auto`` is the first that knows the model.
         device: ``auto``, ``cuda`` or ``cpu``.
         dtype: ``float32``, ``bfloat16`` or ``float16``.
         layers: how many to run; None means all.
@@ -139,15 +141,44 @@ def verify(
         UsageError: an engine is not installed, or a device not there.
     """
     from ropepatch import checkpoint
-    from ropepatch.verify import forward, promise
+    from ropepatch.verify import engines, forward, promise
 
     model = ref if isinstance(ref, checkpoint.Checkpoint) else checkpoint.open(ref)
     other = base if base is None or isinstance(base, checkpoint.Checkpoint) else checkpoint.open(base)
-    settings = forward.Settings(engine=engine, device=device, dtype=dtype, layers=layers)
-    promised = promise.of(model, other)
-    memory = _estimate(model, settings, limit, announce)
-    static = promise.checks(model, promised, has_base=other is not None)
-    passed, environment = forward.run(model, other, promised, settings)
+    chosen = engines.suitable(model) if engine == "auto" else engine
+    settings = forward.Settings(engine=chosen, device=device, dtype=dtype, layers=layers)
+    return examine(model, other, promise.of(model, other), settings, limit=limit, announce=announce)
+
+
+def examine(
+    model: Checkpoint,
+    base: Checkpoint | None,
+    promised: Promise,
+    settings: Settings,
+    *,
+    limit: int | None = None,
+    announce: Announce | None = None,
+) -> Verification:
+    """:func:`verify` against a promise that is known already.
+
+    Args:
+        model: the checkpoint.
+        base: what it is an extension of; None for itself without its scaling.
+        promised: what it should be.
+        settings: the engine, and how it is run.
+        limit: bytes that the pass may take; default what the machine has free.
+        announce: called with the memory estimate before anything is loaded.
+
+    Raises:
+        InputError: the checkpoint cannot be run, or not within the memory.
+        UsageError: an engine is not installed, or a device not there.
+    """
+    from ropepatch.verify import engines, forward, promise
+
+    engines.require(settings.engine)
+    memory = affordable(model, settings, limit, announce)
+    static = promise.checks(model, promised)
+    passed, environment = forward.run(model, base, promised, settings)
     return Verification(
         ref=model.ref,
         checks=(*static, *passed),
@@ -155,11 +186,18 @@ def verify(
         memory=memory,
         subjects=_subjects(model, promised),
         promise=promised.source,
-        base=other.ref if other else None,
+        base=base.ref if base else None,
     )
 
 
-def _estimate(model: Checkpoint, settings: Any, limit: int | None, announce: Any) -> dict[str, Any] | None:
+def affordable(
+    model: Checkpoint, settings: Settings, limit: int | None = None, announce: Announce | None = None
+) -> dict[str, Any] | None:
+    """The memory estimate of a pass in bytes, by part; None for a model that only another engine knows.
+
+    Raises:
+        InputError: it exceeds what there is.
+    """
     from ropepatch.verify import forward, memory
 
     try:
@@ -181,7 +219,7 @@ def _estimate(model: Checkpoint, settings: Any, limit: int | None, announce: Any
     return found
 
 
-def _subjects(model: Checkpoint, promised: Any) -> dict[str, str | None]:
+def _subjects(model: Checkpoint, promised: Promise) -> dict[str, str | None]:
     """Digests: the manifest's own, or taken now where the file is small."""
     from ropepatch.storage import files
 

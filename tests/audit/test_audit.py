@@ -17,9 +17,9 @@ import torch
 
 import ropepatch
 from ropepatch import schemas
-from ropepatch.audit import engine, tasks
-from ropepatch.audit.engine import Model
-from ropepatch.audit.run import Audit
+from ropepatch.audit import tasks, torch_engine
+from ropepatch.audit.result import Audit
+from ropepatch.audit.torch_engine import Model
 from ropepatch.errors import InputError, UsageError, WouldOverwrite
 from ropepatch.frequencies import profile_frequencies
 from tests.support.command import ROOT
@@ -77,46 +77,48 @@ def test_greedy_decoding_gives_the_same_cells() -> None:
     from transformers import AutoModelForCausalLM
 
     letters = tasks.Alphabet.parse(LETTERS, 137)
-    texts = tasks.texts(letters, "needle", 400, (0.0, 0.4, 0.9), 4, 7)
     model = Model(ropepatch.open(FIXTURE), "cpu", torch.float32)
-    found = model.answers(model.checkpoint.profile, 400, texts, [0.0, 0.4, 0.9], absent=False, rows=3)
     theirs = AutoModelForCausalLM.from_pretrained(FIXTURE)
     seen = set()
-    for depth, answers in found.items():
-        prompt = torch.from_numpy(texts.at(depth)[:, : -tasks.ANSWER])
-        said = theirs.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=3, do_sample=False)
-        right = (said[:, -3:].numpy() == texts.needle[:, 1:]).all(-1)
-        assert list(answers.hits) == right.tolist()
-        seen |= set(right.tolist())
+    for task in ("passkey", "multikey"):
+        for texts in tasks.texts(letters, task, 400, (0.0, 0.4, 0.9), 4, 7):
+            for depth, answers in model.answers(model.ropes(model.checkpoint.profile, 400), texts, 3).items():
+                prompt = torch.from_numpy(texts.at(depth)[:, : -tasks.ANSWER])
+                mask = torch.ones_like(prompt)
+                said = theirs.generate(prompt, attention_mask=mask, max_new_tokens=3, do_sample=False)
+                right = (said[:, -3:].numpy() == texts.blocks[depth][:, 1:]).all(-1)
+                assert list(answers.hits) == right.tolist()
+                seen |= set(right.tolist())
     assert seen == {True, False}
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A prompt in small chunks gives the log-probabilities of a prompt in one."""
     letters = tasks.Alphabet.parse(LETTERS, 137)
-    texts = tasks.texts(letters, "passkey", 300, (0.1, 0.8), 2, 3)
+    (texts,) = tasks.texts(letters, "passkey", 300, (0.1, 0.8), 2, 3)
     model = Model(ropepatch.open(FIXTURE), "cpu", torch.float32)
-    arguments = (model.checkpoint.profile, 300, texts, [0.1, 0.8])
-    whole = model.answers(*arguments, absent=False, rows=2)
-    monkeypatch.setattr(engine, "CHUNK", 33)
-    parts = model.answers(*arguments, absent=False, rows=2)
+    ropes = model.ropes(model.checkpoint.profile, 300)
+    whole = model.answers(ropes, texts, 2)
+    monkeypatch.setitem(torch_engine.CHUNK, "cpu", 33)
+    parts = model.answers(ropes, texts, 2)
 
     for depth in whole:
-        np.testing.assert_allclose(parts[depth].log_probabilities, whole[depth].log_probabilities, atol=1e-3)
+        a, b = (np.array(found[depth].log_probabilities) for found in (parts, whole))
+        np.testing.assert_allclose(a, b, atol=1e-3)
 
 
 def test_methods_are_tried_without_writing(tmp_path: Path) -> None:
     """A variant rotates as the written checkpoint would."""
-    from ropepatch.audit.run import variants
+    from ropepatch.audit.variants import resolve
 
     model = ropepatch.open(FIXTURE)
     model.patch("yarn", 4).write(tmp_path / "yarn")
-    tried = variants(model, ["yarn"], 4)[1]
+    tried = resolve(model, methods=["yarn"], factors=[4])[1]
     written = ropepatch.open(tmp_path / "yarn").profile
 
     a, b = (profile_frequencies(profile)["default"].inv_freq for profile in (tried.profile, written))
     np.testing.assert_allclose(a, b, rtol=1e-12)
-    assert [v.name for v in variants(ropepatch.open(tmp_path / "yarn"), [], None)] == ["none", "as it is"]
+    assert [v.name for v in resolve(ropepatch.open(tmp_path / "yarn"))] == ["none", "as it is"]
 
 
 @pytest.mark.parametrize("form", ["tiny-retriever.gguf", "tiny-retriever-Q8_0.gguf"])
@@ -147,6 +149,52 @@ def test_a_model_that_cannot_do_the_task_is_not_measurable() -> None:
     assert found["measurable"] is False
     assert "cannot do the task" in found["why"]
     assert found["effective_length_ruler"] is None
+
+
+def test_several_variants_and_a_base(tmp_path: Path) -> None:
+    """Methods by factors, single variants with parameters, and a written checkpoint stand beside the given base."""
+    model = ropepatch.open(FIXTURE)
+    model.patch("yarn", 4).write(tmp_path / "yarn")
+    result = ropepatch.audit(
+        tmp_path / "yarn", base=FIXTURE, methods=("linear", "ntk"), factor=(2, 4), variant=("yarn:4:beta_fast=16",),
+        lengths=(128, 256), **{**SMALL, "depths": (0.5,)},
+    )  # fmt: skip
+
+    assert result.variants == (
+        "base", "as it is", "linear 2x", "linear 4x", "ntk 2x", "ntk 4x", "yarn 4x beta_fast=16",
+    )  # fmt: skip
+    assert result.baseline == "base"
+    assert result.summary("as it is", "passkey")["paired_short"]["n"] == 8
+    assert scores(result, 256)["linear 4x"] == 0
+    schemas.validator("audit").validate(json.loads(json.dumps(result.to_json())))
+
+
+def test_texts_pose_what_they_say() -> None:
+    """Each question's block is in the text once and where its depth says, but for the control, where it is not."""
+    letters = tasks.Alphabet.parse(LETTERS, 137)
+    depths = (0.0, 0.3, 0.5, 0.7, 1.0)
+    for task in tasks.TASKS:
+        for texts in tasks.texts(letters, task, 160, depths, 3, 5):
+            for depth, block in texts.blocks.items():
+                for row, asked in zip(texts.at(depth)[:, : -tasks.BLOCK].tolist(), block.tolist(), strict=True):
+                    found = [at for at in range(len(row)) if row[at : at + tasks.BLOCK] == asked]
+                    assert found == ([] if task == "absent" else [tasks.start_of(depth, 160)])
+                    assert task != "absent" or asked[0] not in row
+                    keys = sum(token in letters.key for token in row)
+                    assert keys == tasks.DISTRACTORS[task] + (task != "absent")
+
+
+def test_objective_follows_the_frequencies() -> None:
+    """Frequencies in, answers out: those of YaRN find at four times the context what the model's own do not."""
+    from ropepatch.audit.objective import Objective
+
+    model = ropepatch.open(FIXTURE)
+    objective = Objective(model, 1024, depths=(0.1, 0.4), samples=3, alphabet=LETTERS, device="cpu")
+    own, yarn = (profile_frequencies(profile, 1024) for profile in (model.profile, model.patch("yarn", 4).after))
+
+    assert [sum(answers.hits) for answers in objective(own).values()] == [0, 0]
+    assert [sum(answers.hits) for answers in objective(yarn).values()] == [3, 3]
+    assert objective.mean_log_probability(yarn) > -1 > objective.mean_log_probability(own)
 
 
 # ---- nothing is lost ------------------------------------------------------------------------------------------------
@@ -187,8 +235,8 @@ import resource, sys, json
 import torch
 torch.set_num_threads(1)
 import ropepatch
-from ropepatch.audit import engine
-engine.CHUNK = 1 << 20  # the whole attention matrix at once
+from ropepatch.audit import torch_engine
+torch_engine.CHUNK["cpu"] = 1 << 20  # the whole attention matrix at once
 ropepatch.audit(sys.argv[1], lengths=(256,), samples=2, depths=(0.5,), alphabet=sys.argv[2], device="cpu")
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 20),) * 2)
@@ -217,10 +265,10 @@ def test_an_interrupt_keeps_what_there_is(monkeypatch: pytest.MonkeyPatch) -> No
     """Ctrl-C in the second length ends the run with the first one's cells."""
     right = Model.answers
 
-    def interrupted(self: Model, profile: Any, length: int, *rest: Any, **options: Any) -> Any:
-        if length > 256:
+    def interrupted(self: Model, ropes: Any, texts: tasks.Texts, rows: int) -> Any:
+        if texts.length > 256:
             raise KeyboardInterrupt
-        return right(self, profile, length, *rest, **options)
+        return right(self, ropes, texts, rows)
 
     monkeypatch.setattr(Model, "answers", interrupted)
     result = ropepatch.audit(FIXTURE, lengths=(256, 512), **SMALL)

@@ -207,8 +207,8 @@ INTERRUPT = """
 import os, signal, sys
 from ropepatch.storage import files
 name, whole = sys.argv.pop(), files.copy_range
-def slow(*arguments):
-    whole(*arguments)
+def slow(*arguments, **options):
+    whole(*arguments, **options)
     os.kill(os.getpid(), getattr(signal, name))
 files.copy_range = slow
 from ropepatch.cli import main

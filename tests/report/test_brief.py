@@ -102,7 +102,7 @@ def test_audit_command_is_one(tmp_path: Path) -> None:
     given = command.make_context("audit", words[2:]).params
 
     assert given["ref"] == str(tmp_path)
-    assert (given["methods"], given["factor"]) == ("yarn", 4)
+    assert (given["methods"], given["factors"]) == (("yarn",), ("4",))
 
 
 def test_commands_run_as_printed(tmp_path: Path) -> None:

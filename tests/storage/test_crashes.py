@@ -15,8 +15,9 @@ import pytest
 
 import ropepatch
 from ropepatch import output
-from ropepatch.bundle import bundle_of, journals
+from ropepatch.bundle import bundle_of
 from ropepatch.errors import InputError
+from ropepatch.naming import journals
 from ropepatch.storage import in_place, journal, moving
 from tests.storage.test_in_place import GROWING, OLD, force, spliced
 from tests.support import faults, tiny
@@ -143,14 +144,11 @@ def test_killed_in_a_write(tmp_path: Path, name: str, torn: bool, monkeypatch: p
     assert old != new
     outcomes = set()
     for _ in faults.kill_points(lambda: work(ref), lambda: restore(saved, place), torn=torn):
-        output.recover(ref)
+        for interrupted in (ref, place):  # a new file's journal stands beside it
+            output.recover(interrupted)
         found = {path: digest for path, digest in tree(place).items() if ".part" not in path}
-        assert set(found.items()) <= set(old.items()) | set(new.items())
-        if "new" in name:  # the output stands alone for a moment, whole, before its manifest does
-            assert set(old.items()) <= set(found.items())
-        else:
-            assert found in (old, new)
-            assert found.keys() == tree(place).keys()
+        assert found in (old, new)
+        assert "new" in name or found.keys() == tree(place).keys()
         assert ropepatch.open(ref).profile
         outcomes.add(found == new)
     assert outcomes == {False, True}
@@ -185,7 +183,8 @@ def test_a_call_that_fails(tmp_path: Path, name: str, number: int) -> None:
         assert status in (0, 3, 5)  # 5: a step whose failure does not matter, such as flushing a folder
         if status == 3:
             caught += 1
-            output.recover(ref)
+            for interrupted in (ref, place):
+                output.recover(interrupted)
             if number != errno.EIO or "place" not in name:
                 assert tree(place) == old
         if status == 0:
@@ -223,6 +222,62 @@ def test_an_interrupted_file_is_not_read(tmp_path: Path) -> None:
     assert ropepatch.recover(ref) == []
     assert ref.read_bytes() == before.read_bytes()
     assert not bundle_of(ref).manifest.exists()
+
+
+def test_an_unfinished_output_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An output whose writer was killed before its manifest stood is refused, removed by recover, and made anew."""
+    ref = make("gguf", tmp_path / "place")
+    target = ref.with_name("out.gguf")
+
+    def work() -> None:
+        output.manifest.build = lambda *_, **__: os.kill(os.getpid(), 9)  # type: ignore[assignment,misc]
+        patched(ref, output=target)
+
+    assert faults.in_fork(work) == faults.KILLED
+    assert target.exists()
+    assert not bundle_of(target).manifest.exists()
+    for act in (lambda: ropepatch.open(target), lambda: patched(ref, output=target)):
+        with pytest.raises(InputError, match="its writing was interrupted before it was checked; ropepatch recover"):
+            act()
+    assert ropepatch.open(ref).profile
+    assert ropepatch.recover(target) == [target]
+    assert [path.name for path in ref.parent.iterdir()] == [ref.name]
+    assert faults.in_fork(work) == faults.KILLED
+    target.unlink()
+    patched(ref, output=target)  # nothing of the killed one is left but its journal
+    assert bundle_of(target).manifest.exists()
+    assert not journals(target)
+
+
+def test_somebody_elses_file_is_not_removed(tmp_path: Path) -> None:
+    """Where an interrupted write's output should be stands another file: recover says so and leaves it."""
+    ref = make("gguf", tmp_path / "place")
+    target = ref.with_name("out.gguf")
+
+    def work() -> None:
+        with journal.announced(bundle_of(target).journal, {target.name: 1234}, []):
+            os.kill(os.getpid(), 9)
+
+    assert faults.in_fork(work) == faults.KILLED
+    target.write_bytes(b"mine")
+    with pytest.raises(InputError, match="it is another file"):
+        output.recover(target)
+    assert target.read_bytes() == b"mine"
+
+
+def test_two_processes_write_one_output(tmp_path: Path) -> None:
+    """While one process writes a file, another that would write the same is refused and names the first."""
+    ref = make("gguf", tmp_path / "place")
+    target = ref.with_name("out.gguf")
+    with journal.announced(bundle_of(target).journal, {target.name: 1234}, []):
+
+        def work() -> None:
+            journal._OURS.clear()
+            with pytest.raises(InputError, match=f"is being changed by process {os.getppid()}"):
+                patched(ref, output=target)
+
+        assert faults.in_fork(work) == 0
+    patched(ref, output=target)
 
 
 def test_two_processes_on_one_file(tmp_path: Path) -> None:

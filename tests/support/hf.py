@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """What a group shall turn by: `inv_freq` per pair, the factors on cos and sin, and on the softmax scale."""
+
+    inv_freq: np.ndarray[Any, Any]
+    attention_scale: float = 1.0
+    softmax_scale: float = 1.0
 
 
 def transformers_logprobs(
@@ -16,11 +26,64 @@ def transformers_logprobs(
 
     `positions` are indices into `tokens` (negative ones count from the end); None means all.
     """
+    return _logprobs(_load(hf_dir), tokens, positions)
+
+
+class Turned:
+    """A model that can be turned by other frequencies than transformers computes; its config must not be scaled."""
+
+    def __init__(self, hf_dir: str | Path) -> None:
+        self.model = _load(hf_dir)
+        #: the softmax scales as they are
+        self._scalings = {
+            module: module.scaling
+            for module in self.model.modules()
+            if hasattr(module, "scaling") and hasattr(module, "o_proj")
+        }
+
+    def logprobs(
+        self, tokens: Sequence[int], positions: Sequence[int], rotations: Mapping[str, Rotation]
+    ) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """As `transformers_logprobs`, by `rotations`: by layer type, or `default`."""
+        self._turn_by(rotations)
+        return _logprobs(self.model, tokens, positions)
+
+    def _turn_by(self, rotations: Mapping[str, Rotation]) -> None:
+        """Put the frequencies into the rotary modules; each must find its place there, and keep its size."""
+        import torch
+
+        placed = set()
+        for module in self.model.modules():
+            for name, rotation in rotations.items():
+                prefix = "" if name == "default" else f"{name}_"
+                before = getattr(module, f"{prefix}inv_freq", None)
+                if before is None:
+                    continue
+                assert before.shape == rotation.inv_freq.shape, (name, before.shape, rotation.inv_freq.shape)
+                setattr(module, f"{prefix}inv_freq", torch.tensor(rotation.inv_freq, dtype=torch.float32))
+                setattr(module, f"{prefix}attention_scaling", rotation.attention_scale)
+                placed.add(name)
+        assert placed == set(rotations), placed
+        (softmax_scale,) = {rotation.softmax_scale for rotation in rotations.values()}
+        for module, scaling in self._scalings.items():
+            module.scaling = scaling * softmax_scale
+
+
+def _load(hf_dir: str | Path) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
+    # Matrices this small cost more to hand to a second thread than to multiply.
+    torch.set_num_threads(1)
     model = AutoModelForCausalLM.from_pretrained(str(hf_dir), dtype=torch.float32, attn_implementation="eager")
-    model.eval()
+    return model.eval()
+
+
+def _logprobs(
+    model: Any, tokens: Sequence[int], positions: Sequence[int] | None
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    import torch
+
     with torch.inference_mode():
         logits = model(torch.tensor([list(tokens)]), use_cache=False).logits[0]
         logprobs = torch.log_softmax(logits.double(), dim=-1).numpy()

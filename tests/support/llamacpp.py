@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,40 @@ def logprobs(
     return np.array(reply["logprobs"], dtype=np.float64)
 
 
+@dataclass(frozen=True)
+class Question:
+    """One file, one prompt, and the positions to answer for; see `logprobs`."""
+
+    path: Path
+    tokens: Sequence[int]
+    n_ctx: int
+    positions: Sequence[int]
+
+
+def answers(
+    questions: Sequence[Question], *, timeout: float = 300.0
+) -> list[np.ndarray[Any, np.dtype[np.float64]] | str]:
+    """`logprobs` of many files in one child: what it answers for each, or what it says where it does not.
+
+    Only for files that it loads or refuses: one that it stops on takes the rest with it, which raises `LoadRefused`.
+    """
+    requests = [
+        {
+            "model": str(one.path),
+            "tokens": [int(token) for token in one.tokens],
+            "positions": [range(len(one.tokens))[index] for index in one.positions],
+            "n_ctx": one.n_ctx,
+            "rope": {},
+        }
+        for one in questions
+    ]
+    reply = _child({"requests": requests}, timeout)
+    found = reply.get("replies", [])
+    if len(found) < len(questions):
+        raise LoadRefused(f"{questions[len(found)].path.name}: {_reason(reply['log'])}")
+    return [np.array(one["logprobs"]) if "logprobs" in one else str(one.get("error")) for one in found]
+
+
 def load_report(gguf_path: str | Path, n_ctx: int = 256, *, timeout: float = 60.0) -> Report:
     """Load a file and return what the engine printed; never raises for a refused file."""
     for _ in range(5):
@@ -128,10 +162,25 @@ _ALIVE: list[Any] = []
 
 
 def _serve(request: dict[str, Any]) -> None:
-    """The child: load, answer every position, write the answer file."""
+    """The child: load, answer every position, write the answer file; of many requests, one after the other."""
+    answer = Path(request["answer"])
+    if "requests" not in request:
+        _answer(request, lambda reply: answer.write_text(json.dumps(reply)))
+        return
+    replies: list[dict[str, Any]] = []
+    for one in request["requests"]:
+        replies.append({})
+        try:
+            _answer(one, replies[-1].update)
+        except RuntimeError as error:
+            replies[-1]["error"] = str(error)
+        answer.write_text(json.dumps({"replies": replies}))
+
+
+def _answer(request: dict[str, Any], write: Callable[[dict[str, Any]], object]) -> None:
+    """Load one file, and answer its positions if it names any; each step is written as it is done."""
     import xllamacpp
 
-    answer = Path(request["answer"])
     params = xllamacpp.CommonParams()
     params.model.path = request["model"]
     params.n_ctx = request["n_ctx"]
@@ -151,7 +200,7 @@ def _serve(request: dict[str, Any]) -> None:
         setattr(params, name, value)
     server = xllamacpp.Server(params)
     _ALIVE.append(server)
-    answer.write_text(json.dumps({"loaded": True}))
+    write({"loaded": True})
     if "tokens" not in request:
         return
     rows = []
@@ -166,14 +215,14 @@ def _serve(request: dict[str, Any]) -> None:
             }
         )
         if "error" in reply:
-            answer.write_text(json.dumps({"error": reply["error"]["message"]}))
+            write({"error": reply["error"]["message"]})
             return
         top = reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
         row = [0.0] * len(top)
         for entry in top:
             row[entry["id"]] = entry["logprob"]
         rows.append(row)
-    answer.write_text(json.dumps({"loaded": True, "logprobs": rows}))
+    write({"loaded": True, "logprobs": rows})
 
 
 if __name__ == "__main__":

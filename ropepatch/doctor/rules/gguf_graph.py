@@ -9,10 +9,11 @@ import numpy as np
 
 from ropepatch.containers.gguf import ArrayRef
 from ropepatch.doctor.base import Hit, rule
-from ropepatch.doctor.rules.gguf_keys import FACTOR, LOG_MULTIPLIER, SCALING_TYPE, reads
+from ropepatch.doctor.rules.gguf_keys import FACTOR, SCALING_TYPE
 from ropepatch.doctor.subject import Subject
 from ropepatch.errors import NoRope
 from ropepatch.methods.yarn import Yarn
+from ropepatch.runtimes.llama_cpp_keys import LOG_MULTIPLIER, SECTIONS, used
 
 _GGUF = ("gguf",)
 #: YaRN keys that few architectures read, with the value that stands in for them elsewhere
@@ -40,7 +41,7 @@ def unread_keys(subject: Subject) -> Iterator[Hit]:
     view = subject.gguf
     for name, usual in _RARE.items():
         value = view.number(name)
-        if value is None or reads(view, name) or math.isclose(value, usual, abs_tol=1e-9):
+        if value is None or used(view.row, name) or math.isclose(value, usual, abs_tol=1e-9):
             continue
         text = f"is {value:g} and is not read for {view.arch}; {usual:g} stands in for it"
         yield Hit(view.full(name), text, subject.scope.specs)
@@ -87,12 +88,14 @@ def sections(subject: Subject) -> Iterator[Hit]:
     """llama.cpp takes exactly four sections; Ollama's converter writes three. Qwen's vision architectures do not load
     without them."""
     view = subject.gguf
-    name = "rope.dimension_sections"
+    name = SECTIONS
     value = view.get(name)
+    if view.row is None or not view.row.needs_sections:
+        return  # not asked for, or taken as it is
     if isinstance(value, ArrayRef) and value.count != 4:
         text = f"has {value.count} numbers, llama.cpp takes 4"
         yield Hit(view.full(name), text, tuple(s for s in subject.scope.specs if not s.startswith("ollama")))
-    elif value is None and view.row is not None and f"{name} required" in view.row.note:
+    elif value is None:
         yield Hit(view.full(name), f"is not there, and {view.arch} does not load without it", subject.scope.specs)
 
 

@@ -10,41 +10,19 @@ import numpy as np
 from ropepatch.containers.gguf import ArrayRef
 from ropepatch.dialects.gguf import ALIASES, SCALING_TYPES
 from ropepatch.doctor.base import Hit, rule
-from ropepatch.doctor.gguf_view import GgufView
 from ropepatch.doctor.subject import Subject
 from ropepatch.errors import NoRope, RopepatchError
 from ropepatch.methods.base import yarn_attention
 from ropepatch.patch import Edit
+from ropepatch.runtimes.llama_cpp_keys import SECTIONS, TYPES, wrong_types
 
 _GGUF = ("gguf",)
 #: a multiplier that was stored as float32 brings a magnitude no nearer to 1
 _ROUNDING = 1e-6
 SCALING_TYPE, FACTOR, _ORIGINAL = "rope.scaling.type", "rope.scaling.factor", "rope.scaling.original_context_length"
-_ATTN, LOG_MULTIPLIER = "rope.scaling.attn_factor", "rope.scaling.yarn_log_multiplier"
-#: the scalar type that the loader demands of each key that it reads
-_TYPES = {
-    "context_length": "UINT32", "rope.dimension_count": "UINT32", "rope.dimension_count_swa": "UINT32",
-    "rope.freq_base": "FLOAT32", "rope.freq_base_swa": "FLOAT32", SCALING_TYPE: "STRING", FACTOR: "FLOAT32",
-    "rope.scale_linear": "FLOAT32", _ATTN: "FLOAT32", _ORIGINAL: "UINT32", "rope.scaling.finetuned": "BOOL",
-    LOG_MULTIPLIER: "FLOAT32", "rope.scaling.yarn_ext_factor": "FLOAT32", "rope.scaling.yarn_attn_factor": "FLOAT32",
-    "rope.scaling.yarn_beta_fast": "FLOAT32", "rope.scaling.yarn_beta_slow": "FLOAT32", "rope.scaling.alpha": "FLOAT32",
-}  # fmt: skip
+_ATTN = "rope.scaling.attn_factor"
 #: what a string that llama.cpp aborts on comes to there
 _SAME_AS = {"default": "none", "mrope": "none", "proportional": "none", "su": "longrope"}
-
-
-def reads(view: GgufView, key: str) -> bool:
-    """Whether llama.cpp looks at a key for this architecture."""
-    row = view.row
-    if key in ("rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow"):
-        return row is not None and row.betas
-    if key == LOG_MULTIPLIER:
-        return row is not None and row.log_mul in ("raw", "tenth")
-    if key in ("rope.scaling.yarn_ext_factor", "rope.scaling.yarn_attn_factor"):
-        return view.arch == "grok"
-    if key == "rope.scaling.alpha":
-        return row is not None and "rope.scaling.alpha" in row.note
-    return True
 
 
 @rule(
@@ -92,10 +70,9 @@ def wrong_type(subject: Subject) -> Iterator[Hit]:
     """llama.cpp is strict: a 64-bit float or a signed number under a key that wants float32 or uint32 makes the whole
     model unloadable. Editors that guess the type from the text write such files."""
     view = subject.gguf
-    for name, wanted in _TYPES.items():
-        have = view.type_of(name)
-        if have in (None, wanted, "ARRAY") or not reads(view, name):
-            continue
+    if view.row is None:
+        return
+    for name, have, wanted in wrong_types(view.row, view.type_of):
         edits = _retyped(subject, name, wanted)
         text = f"is a {have}, llama.cpp expects {wanted} and refuses the file"
         yield Hit(view.full(name), text, subject.scope.specs, edits)
@@ -301,7 +278,7 @@ def no_base(subject: Subject) -> Iterator[Hit]:
 def unknown_keys(subject: Subject) -> Iterator[Hit]:
     """The key is none that llama.cpp reads or its converter writes."""
     view = subject.gguf
-    known = {*_TYPES, *(other for others in ALIASES.values() for other in others), "rope.dimension_sections"}
+    known = {*TYPES, *(other for others in ALIASES.values() for other in others), SECTIONS}
     for name in view.names():
         if name.startswith("rope.") and name not in known:
             yield Hit(view.full(name), "is none that llama.cpp reads", subject.scope.specs)

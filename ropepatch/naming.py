@@ -1,0 +1,26 @@
+"""The names of files that the parts agree on: shards, manifests, evidence, journals."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+#: how llama.cpp names the shards of a split model
+SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
+#: a manifest beside a file, and inside a folder
+MANIFEST_SUFFIX, MANIFEST = ".ropepatch.json", "ropepatch.json"
+#: a verification beside a file, and inside a folder
+EVIDENCE_SUFFIX, EVIDENCE = ".ropepatch-verify.json", "ropepatch-verify.json"
+#: how a journal's name ends
+JOURNAL_SUFFIX = ".ropepatch-journal"
+
+
+def journals(path: Path) -> list[Path]:
+    """The journals of interrupted changes that concern what ``path`` names: a folder, or a file in it."""
+    if path.is_dir():
+        return sorted(path.glob(f"*{JOURNAL_SUFFIX}"))
+    match = SHARD.match(path.name)
+    stem = match["stem"] if match else path.stem
+    found = (path.parent / JOURNAL_SUFFIX, path.with_name(stem + JOURNAL_SUFFIX))
+    return [candidate for candidate in found if os.path.lexists(candidate)]
