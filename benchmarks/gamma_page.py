@@ -54,12 +54,10 @@ the geometry that `ropepatch plan`
 prints, puts the methods in the order in which they do.
 """
 
-_MEASURED = """Share of right answers with its 95 % interval (Clopper-Pearson). The depths of a text
-share their
-filler, so that the intervals are somewhat too narrow; that of all seeds leaves out that models differ.
-The last two columns: mean
-log-probability of an answer, and the share at the trained length (what a static change costs short
-texts)."""
+_MEASURED = """Share of right answers with its 95 % interval (Clopper-Pearson). The depths of a text share their
+filler and their blocks, so that the intervals are somewhat too narrow; that of all seeds leaves out that
+models differ. The last two columns: mean log-probability of an answer, and the share at the trained length
+(what a static change costs short texts)."""
 
 
 def written(setup: Setup, scores: Sequence[Score], predicted: Mapping[tuple[str, int], Prediction], torch: str) -> str:

@@ -101,16 +101,6 @@ class Work:
             beside.rename(found)
         return found
 
-    def patched(self, model: Any, seed: int, gamma: float, length: int) -> Path:
-        """A copy of a model with the base that is designed for ``gamma`` at ``length``; its weights are linked."""
-        found = self.folder / f"{Path(model.ref).name}-{seed}-theta-{gamma:g}-{length}"
-        if not found.exists():
-            beside = self.folder / f".{found.name}"
-            shutil.rmtree(beside, ignore_errors=True)
-            model.patch("theta", length=length, target_gamma=gamma).write(beside)
-            beside.rename(found)
-        return found
-
 
 def measure(setup: Setup, work: Work) -> list[gamma_page.Score]:
     """Every method, factor and seed through the audit."""
@@ -119,17 +109,9 @@ def measure(setup: Setup, work: Work) -> list[gamma_page.Score]:
     found = []
     for seed in setup.seeds:
         model = ropepatch.open(str(work.trained(seed, setup.steps)))
-        context = model.profile.trained_context
         for factor in setup.factors:
-            length = context * factor
-            name = f"seed-{seed}-{factor}x"
             with work.timed("measuring"):
-                made = _audit(setup, work, model, name, seed, length, context, setup.methods, float(factor))
-                found += [_score(made, v, v.split()[0], seed, factor, context) for v in made.variants]
-                for gamma in setup.gammas:
-                    designed = ropepatch.open(str(work.patched(model, seed, gamma, length)))
-                    made = _audit(setup, work, designed, f"{name}-theta-{gamma:g}", seed, length, context, (), None)
-                    found.append(_score(made, UNSCALED, label(gamma), seed, factor, context))
+                found += _scores(setup, work, model, seed, factor)
     return found
 
 
@@ -138,18 +120,23 @@ def label(gamma: float) -> str:
     return f"theta γ={gamma:g}"
 
 
-def _audit(
-    setup: Setup, work: Work, model: Any, name: str, seed: int, length: int, context: int,
-    methods: tuple[str, ...], factor: float | None,
-) -> Any:  # fmt: skip
+def _scores(setup: Setup, work: Work, model: Any, seed: int, factor: int) -> list[gamma_page.Score]:
+    """All methods of one model at one factor, on the same texts."""
     import ropepatch
+    from ropepatch.planner.gamma import raised_theta
 
-    return ropepatch.audit(
-        model, methods=methods, factor=factor, lengths=(context, length), depths=DEPTHS, samples=setup.samples,
-        task=(TASK,), alphabet=ALPHABET, seed=seed, device="cpu", limit=setup.memory,
-        journal=work.cells / f"{name}-{setup.samples}.jsonl", resume=True,
+    context = model.profile.trained_context
+    base = model.profile.groups["default"].rope_theta
+    bases = {f"{raised_theta(base, gamma, context * factor):.0f}": gamma for gamma in setup.gammas}
+    name = f"seed-{seed}-{factor}x"
+    made = ropepatch.audit(
+        model, methods=setup.methods, factor=float(factor), variant=[f"theta::rope_theta={value}" for value in bases],
+        lengths=(context, context * factor), depths=DEPTHS, samples=setup.samples, task=(TASK,), alphabet=ALPHABET,
+        seed=seed, device="cpu", limit=setup.memory, journal=work.cells / f"{name}-{setup.samples}.jsonl", resume=True,
         progress=lambda line: work.say(f"{name}: {line}"),
     )  # fmt: skip
+    names = {f"theta rope_theta={value}": label(gamma) for value, gamma in bases.items()}
+    return [_score(made, v, names.get(v, v.split()[0]), seed, factor, context) for v in made.variants]
 
 
 def _score(made: Any, variant: str, method: str, seed: int, factor: int, context: int) -> gamma_page.Score:
@@ -193,7 +180,7 @@ def main() -> None:
     parser.add_argument("--factors", type=int, nargs="+", default=[2, 4, 8])
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--gammas", type=float, nargs="+", default=list(GAMMAS), help="targets of the designed base")
-    parser.add_argument("--samples", type=int, default=24, help="texts at each depth")
+    parser.add_argument("--samples", type=int, default=48, help="texts at each depth")
     parser.add_argument("--steps", type=int, default=STEPS, help="of each training")
     parser.add_argument("--memory", type=int, default=1 << 30, metavar="BYTES", help="that a cell may take")
     parser.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True,
