@@ -11,7 +11,7 @@ SOURCE := $(shell find ropepatch schemas -type f -not -name '*.pyc' 2>/dev/null)
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo setup test conformance lint format docs docs-check bench fixtures clean
+.PHONY: help demo setup test conformance lint format docs docs-check bench fixtures gpu-evidence clean
 .DELETE_ON_ERROR:
 
 help:
@@ -20,9 +20,10 @@ help:
 	@echo "make conformance  fetch vLLM's and mlx-lm's own code and hold the predictions against it (340 MB)"
 	@echo "make lint      ruff check, ruff format --check, mypy"
 	@echo "make format    let ruff rewrite what it can"
-	@echo "make docs      write docs/cli.md, methods.md, runtimes.md and the outputs in the other pages (docs-check: compare)"
+	@echo "make docs      write docs/cli.md, methods.md, runtimes.md, rules.md and the outputs in the other pages (docs-check: compare)"
 	@echo "make bench     make a 4 GB GGUF and measure ropepatch against cp and gguf-new-metadata"
 	@echo "make fixtures  make the small checkpoints again (trains one of them: about five minutes)"
+	@echo "make gpu-evidence  on a machine with a CUDA device: run its tests, keep what came out in docs/evidence/"
 	@echo "make clean     remove .venv, build products and caches"
 
 $(BIN)/python:
@@ -41,6 +42,8 @@ $(CORE): pyproject.toml $(SOURCE) | $(BIN)/python
 $(TEST): pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet torch==2.13.0
 	$(BIN)/pip install --quiet --editable '.[test]'
+	@$(BIN)/pip install --quiet --only-binary mlx,mlx-cpu --editable '.[mlx]' || \
+	  echo "no mlx-lm for this system: its live tests will be skipped"
 	@touch $@
 
 $(MODEL): | $(CORE)
@@ -107,12 +110,14 @@ docs: $(TEST)
 	$(BIN)/python tools/cli_reference.py
 	$(BIN)/python tools/methods_page.py
 	$(BIN)/python tools/runtimes_page.py
+	$(BIN)/python tools/rules_page.py
 	$(BIN)/python tools/doc_outputs.py
 
 docs-check: $(TEST)
 	$(BIN)/python tools/cli_reference.py --check
 	$(BIN)/python tools/methods_page.py --check
 	$(BIN)/python tools/runtimes_page.py --check
+	$(BIN)/python tools/rules_page.py --check
 	$(BIN)/python tools/doc_outputs.py --check
 
 bench: $(CORE)
@@ -122,6 +127,10 @@ bench: $(CORE)
 fixtures: $(TEST)
 	$(BIN)/python fixtures/make_fixtures.py
 	$(BIN)/python fixtures/train_tiny_retriever.py
+
+# On a machine with a CUDA device and a torch that sees it; says what is missing anywhere else.
+gpu-evidence: $(TEST)
+	$(BIN)/python tools/gpu_evidence.py
 
 clean:
 	rm -rf $(VENV) build dist bench-data .mypy_cache .pytest_cache .ruff_cache .hypothesis

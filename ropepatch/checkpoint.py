@@ -12,6 +12,7 @@ from ropepatch import dialects, methods
 from ropepatch.dialects.base import Dialect, Lowering
 from ropepatch.errors import AlreadyScaled, InputError, MethodUnsupported, UsageError
 from ropepatch.frequencies import group_frequencies, profile_frequencies
+from ropepatch.hub import refs
 from ropepatch.methods import runtime_only
 from ropepatch.methods.base import Frequencies, Method, ParameterError, Target, yarn_attention
 from ropepatch.methods.plain import NoScaling
@@ -338,9 +339,28 @@ def _factor(method: str, factor: float | None, length: int | None, trained: int 
 
 
 def open(ref: str | Path) -> Checkpoint:
-    """Open the checkpoint that ``ref`` names.
+    """Open the checkpoint that ``ref`` names: a path, or a place on the Hub, of which headers alone are read.
 
     Raises:
         InputError: there is no such checkpoint, or its format is unknown.
+        HubError: it is on the Hub and cannot be had.
     """
+    if isinstance(ref, str) and refs.is_remote(ref):
+        from ropepatch.hub import mirror
+
+        found = mirror.opened(ref)
+        return Checkpoint(str(found.ref), dialects.open(str(found.path)))
     return Checkpoint(str(ref), dialects.open(str(ref)))
+
+
+def open_whole(ref: str | Path) -> Checkpoint:
+    """The same with its weights: a checkpoint on the Hub is downloaded into the cache and opened there.
+
+    Raises:
+        InputError, HubError: as :func:`open`.
+    """
+    if isinstance(ref, str) and refs.is_remote(ref):
+        from ropepatch.hub import fetch
+
+        ref = fetch.download(ref)
+    return open(ref)

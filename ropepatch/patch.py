@@ -11,6 +11,7 @@ from ropepatch.errors import InputError
 from ropepatch.profile import RopeProfile
 
 if TYPE_CHECKING:
+    from ropepatch.hub.push import Publication
     from ropepatch.manifest import Manifest
 
 SCHEMA = "ropepatch.patch/1"
@@ -166,6 +167,12 @@ class Patch:
         from ropepatch import output as writer
 
         return writer.write(self, Path(output) if output is not None else None, **options)
+
+    def push(self, to: str | None = None, **options: Any) -> Publication:
+        """Write the patched checkpoint and publish it on the Hub; see :func:`ropepatch.hub.push.publish`."""
+        from ropepatch.hub.push import publish
+
+        return publish(self, to, **options)
 
 
 def difference(

@@ -275,7 +275,7 @@ class _Run:
 
 
 def _opened(ref: str | Path | Checkpoint) -> Checkpoint:
-    return ref if isinstance(ref, Checkpoint) else checkpoint.open(ref)
+    return ref if isinstance(ref, Checkpoint) else checkpoint.open_whole(ref)
 
 
 def _lengths(given: Sequence[int] | None, trained: int, chosen: Sequence[Variant]) -> tuple[int, ...]:

@@ -61,7 +61,7 @@ class ForwardCheck:
         self.result = found = verification.examine(
             checkpoint.open(written.anchor),
             None,
-            Promise(self.patch.after, self.patch.before, "manifest"),
+            _promise(self.patch),
             self.settings,
         )
         if not found.ok:
@@ -107,5 +107,9 @@ def prepare(patch: Patch, source: Bundle, weights: str) -> ForwardCheck:
     model = checkpoint.open(Path(source.anchor))
     settings = forward.Settings(engine=engines.suitable(model))
     engines.require(settings.engine)
-    verification.affordable(model, settings)
+    verification.affordable(model, _promise(patch), settings)
     return ForwardCheck(patch, settings)
+
+
+def _promise(patch: Patch) -> Promise:
+    return Promise(patch.after, patch.before, "manifest")
