@@ -14,16 +14,22 @@ from ropepatch._version import __version__
 if TYPE_CHECKING:
     from ropepatch.audit.result import Audit
     from ropepatch.audit.run import audit
+    from ropepatch.card import card
     from ropepatch.checkpoint import Checkpoint, open
     from ropepatch.diffing import Diff, diff
     from ropepatch.doctor import Finding, doctor
+    from ropepatch.hub.push import Publication, push
     from ropepatch.manifest import Manifest
     from ropepatch.methods.base import Frequencies
     from ropepatch.output import recover, replay, revert
     from ropepatch.patch import Patch
     from ropepatch.planner.plan import Plan, plan
     from ropepatch.profile import RopeGroup, RopeProfile
+    from ropepatch.provenance import ManifestCheck, verify_manifest
     from ropepatch.runtimes.readings import all_runtimes
+    from ropepatch.search.result import Search
+    from ropepatch.search.run import search
+    from ropepatch.signing import sign
     from ropepatch.verify.verification import Verification, verify
 
 _HOMES = {
@@ -33,21 +39,29 @@ _HOMES = {
     "Finding": "doctor",
     "Frequencies": "methods.base",
     "Manifest": "manifest",
+    "ManifestCheck": "provenance",
     "Patch": "patch",
     "Plan": "planner.plan",
+    "Publication": "hub.push",
     "RopeGroup": "profile",
     "RopeProfile": "profile",
+    "Search": "search.result",
     "all_runtimes": "runtimes.readings",
     "Verification": "verify.verification",
     "audit": "",  # a room that can be called
+    "card": "",  # likewise
     "diff": "diffing",
     "doctor": "",
     "open": "checkpoint",
     "plan": "planner.plan",
+    "push": "hub.push",
     "recover": "output",
     "replay": "output",
     "revert": "output",
+    "sign": "signing",
+    "search": "",
     "verify": "",  # likewise
+    "verify_manifest": "provenance",
 }
 
 __all__ = [
@@ -57,23 +71,31 @@ __all__ = [
     "Finding",
     "Frequencies",
     "Manifest",
+    "ManifestCheck",
     "Patch",
     "Plan",
+    "Publication",
     "RopeGroup",
     "RopeProfile",
+    "Search",
     "Verification",
     "__version__",
     "all_runtimes",
     "audit",
+    "card",
     "diff",
     "doctor",
     "errors",
     "open",
     "plan",
+    "push",
     "recover",
     "replay",
     "revert",
+    "search",
+    "sign",
     "verify",
+    "verify_manifest",
 ]
 
 

@@ -19,7 +19,16 @@ Progress = Callable[[int], None]
 
 #: characters of such a name behind its stem
 _TAIL = len("-00001-of-00001.gguf")
-_SKIPPED = {".git", ".cache", naming.MANIFEST, naming.EVIDENCE, naming.JOURNAL_SUFFIX}
+#: what is no part of a checkpoint, and what speaks of one output only
+_SKIPPED = {
+    ".git",
+    ".cache",
+    naming.AUDIT,
+    naming.EVIDENCE,
+    naming.JOURNAL_SUFFIX,
+    naming.MANIFEST,
+    naming.SIGNATURE,
+}
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pth", ".pt")
 #: files up to this size are copied rather than linked, so that editing one leaves the other alone
 _LINKED_FROM = 1 << 20
@@ -49,8 +58,7 @@ class Bundle:
         """The name without suffix and shard number."""
         if self.kind == "folder":
             return self.root.resolve().name
-        match = SHARD.match(self.names[0])
-        return match["stem"] if match and self.kind == "split" else Path(self.names[0]).stem
+        return stem_of(self.names[0]) if self.kind == "split" else Path(self.names[0]).stem
 
     def path(self, name: str) -> Path:
         """Where a file of the bundle is."""
@@ -100,6 +108,12 @@ class Bundle:
             raise InputError("no such directory", where=str(self.anchor.parent))
 
 
+def stem_of(name: str) -> str:
+    """A file's name without suffix, and without shard number where llama.cpp would take it for one."""
+    match = SHARD.match(name)
+    return match["stem"] if match else Path(name).stem
+
+
 def bundle_of(path: Path) -> Bundle:
     """The bundle that ``path`` names: a folder, a file, or any shard of a split GGUF.
 
@@ -117,6 +131,12 @@ def bundle_of(path: Path) -> Bundle:
         if not (path.parent / name).exists():
             raise InputError(f"shard {name} is missing", where=str(path), hint=f"all {count} shards have to be there")
     return Bundle(path.parent, names, "split")
+
+
+def skipped(name: str) -> bool:
+    """Whether a file of a folder, by its relative name, is no part of the checkpoint."""
+    first, _, rest = name.partition("/")
+    return first in _SKIPPED if not rest else bool({".git", ".cache"} & set(name.split("/")))
 
 
 def tree(root: Path) -> list[str]:

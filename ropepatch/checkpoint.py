@@ -12,6 +12,7 @@ from ropepatch import dialects, methods
 from ropepatch.dialects.base import Dialect, Lowering
 from ropepatch.errors import AlreadyScaled, InputError, MethodUnsupported, UsageError
 from ropepatch.frequencies import group_frequencies, profile_frequencies
+from ropepatch.hub import refs
 from ropepatch.methods.base import Frequencies, Method, ParameterError, Target, yarn_attention
 from ropepatch.methods.plain import NoScaling
 from ropepatch.methods.stack import Stack
@@ -87,6 +88,7 @@ class Checkpoint:
         bake: bool = False,
         force: bool = False,
         target_gamma: float | None = None,
+        record: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> Patch:
         """The patch that extends this checkpoint; nothing is written.
@@ -102,6 +104,7 @@ class Checkpoint:
             bake: write per-pair factors even where a named method would do.
             force: patch a group that a longer context does not reach.
             target_gamma: for ``theta``: design the base for this γ at ``length``, an unvalidated heuristic.
+            record: how the factors were found, as ``ropepatch search`` wrote it; it goes into the manifest.
             settings: the method's parameters.
 
         Raises:
@@ -155,7 +158,12 @@ class Checkpoint:
             edits=tuple(edits),
             before=before,
             after=after,
-            notes=(*notes, *([_UNVALIDATED.format(target_gamma)] if target_gamma is not None else ())),
+            notes=(
+                *notes,
+                *([_UNVALIDATED.format(target_gamma)] if target_gamma is not None else ()),
+                *(_stretched(record, factor, trained) if record else ()),
+            ),
+            search=record,
             root=self.dialect.root,
         )
 
@@ -246,6 +254,14 @@ def _designed(
     return raised_theta(group.rope_theta, target_gamma, length)
 
 
+def _stretched(record: Mapping[str, Any], factor: float, trained: int | None) -> list[str]:
+    """Where factors are used for another extension than they were searched for."""
+    searched, original = record["factor"], record["original_max_position_embeddings"]
+    if (searched, original) == (factor, trained):
+        return []
+    return [f"the factors were searched for {searched:g} times {original} tokens, not {factor:g} times {trained}"]
+
+
 def _stages(method: Method) -> tuple[Method, ...]:
     return method.stages if isinstance(method, Stack) else (method,)
 
@@ -308,9 +324,28 @@ def _factor(method: str, factor: float | None, length: int | None, trained: int 
 
 
 def open(ref: str | Path) -> Checkpoint:
-    """Open the checkpoint that ``ref`` names.
+    """Open the checkpoint that ``ref`` names: a path, or a place on the Hub, of which headers alone are read.
 
     Raises:
         InputError: there is no such checkpoint, or its format is unknown.
+        HubError: it is on the Hub and cannot be had.
     """
+    if isinstance(ref, str) and refs.is_remote(ref):
+        from ropepatch.hub import mirror
+
+        found = mirror.opened(ref)
+        return Checkpoint(str(found.ref), dialects.open(str(found.path)))
     return Checkpoint(str(ref), dialects.open(str(ref)))
+
+
+def open_whole(ref: str | Path) -> Checkpoint:
+    """The same with its weights: a checkpoint on the Hub is downloaded into the cache and opened there.
+
+    Raises:
+        InputError, HubError: as :func:`open`.
+    """
+    if isinstance(ref, str) and refs.is_remote(ref):
+        from ropepatch.hub import fetch
+
+        ref = fetch.download(ref)
+    return open(ref)

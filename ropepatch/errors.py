@@ -5,6 +5,16 @@ A message says what is wrong, where (file, key, offset) and what would work.
 
 from __future__ import annotations
 
+#: folders of this machine that stand for something elsewhere, and what they are called in messages
+SHOWN: dict[str, str] = {}
+
+
+def shown(text: str) -> str:
+    """``text`` with the names of such folders replaced."""
+    for folder, name in SHOWN.items():
+        text = text.replace(folder, name)
+    return text
+
 
 class RopepatchError(Exception):
     """Base of every error that ropepatch raises on purpose.
@@ -18,9 +28,9 @@ class RopepatchError(Exception):
     exit_code = 3
 
     def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
-        self.what = what
-        self.where = where
-        self.hint = hint
+        self.what = shown(what)
+        self.where = shown(where) if where else where
+        self.hint = shown(hint) if hint else hint
         super().__init__(str(self))
 
     def __str__(self) -> str:

@@ -63,6 +63,7 @@ class Manifest:
                 "schema": "ropepatch.patch/1",
                 **{key: outer[key] for key in ("ref", "method", "factor", "parameters")},
                 **{key: inner[key] for key in ("edits", "before", "after")},
+                **({"search": inner["ropepatch_search"]} if "ropepatch_search" in inner else {}),
             }
         )
 
@@ -89,6 +90,12 @@ class Manifest:
         return "ropepatch_overlay" in self._definition["internalParameters"]
 
     @property
+    def tensor_data(self) -> Mapping[str, Any]:
+        """Size and sha256 of the tensor data before and after, by output file name; empty where none were taken."""
+        found: Mapping[str, Any] = self._definition["internalParameters"].get("ropepatch_tensorData", {})
+        return found
+
+    @property
     def verification(self) -> Mapping[str, Any] | None:
         """The verification report, None when it was not asked for."""
         for product in self.document["predicate"]["runDetails"].get("byproducts", []):
@@ -96,6 +103,15 @@ class Manifest:
                 report: Mapping[str, Any] = product["ropepatch_report"]
                 return report
         return None
+
+    def check(self, where: str) -> None:
+        """Raise :class:`InputError` when the document is no manifest of ropepatch, or not whole."""
+        if self.document.get("schema") != SCHEMA:
+            raise InputError("is not a ropepatch manifest", where=where)
+        try:
+            _ = self.subjects, self.inputs, self.edits, self.splices, self.previous
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"is not a whole manifest: {type(error).__name__} {error}", where=where) from None
 
     def to_text(self) -> str:
         """The JSON text that is written to disk."""
@@ -112,6 +128,7 @@ def build(
     verification: Mapping[str, Any] | None,
     previous: Mapping[str, Any] | None = None,
     source: str,
+    origin: str = "file:",
     overlay: str | None = None,
     tensor_data: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Manifest:
@@ -126,6 +143,7 @@ def build(
         verification: the report of the check after writing.
         previous: the manifest that this one replaces.
         source: the input's name, which ``revert`` restores.
+        origin: what the names of inputs follow in their URIs: ``file:``, or ``hf://org/repo@commit/``.
         overlay: how an overlay's body was brought beside its head; None for other outputs.
         tensor_data: size and sha256 of the tensor data before and after, by output file name, where they were taken.
     """
@@ -137,6 +155,8 @@ def build(
     }
     if previous is not None:
         internal["ropepatch_previous"] = dict(previous)
+    if patch.search is not None:
+        internal["ropepatch_search"] = dict(patch.search)
     if overlay is not None:
         internal["ropepatch_overlay"] = {"body": overlay}
     if tensor_data:
@@ -165,7 +185,7 @@ def build(
                     },
                     "internalParameters": internal,
                     "resolvedDependencies": [
-                        {"name": name, "uri": f"file:{name}", "digest": dict(digest)}
+                        {"name": name, "uri": f"{origin}{name}", "digest": dict(digest)}
                         for name, digest in sorted(inputs.items())
                     ],
                 },
@@ -186,7 +206,8 @@ def build(
 def _portable(profile: RopeProfile, root: Path | None) -> dict[str, Any]:
     """A profile without the folders of this machine: manifests are published."""
     document = profile.to_json()
-    document["source"]["ref"] = Path(profile.source.ref).name if root is not None else profile.source.ref
+    if root is not None and "://" not in profile.source.ref:
+        document["source"]["ref"] = Path(profile.source.ref).name
     if root is not None:
         document["notes"] = [note.replace(f"{root}{os.sep}", "") for note in profile.notes]
     return document
@@ -226,10 +247,5 @@ def read(path: Path) -> Manifest:
         raise InputError("there is no manifest", where=str(path))
     _, document = json_text.read(path)
     manifest = Manifest(document)
-    if document.get("schema") != SCHEMA:
-        raise InputError("is not a ropepatch manifest", where=str(path))
-    try:
-        _ = manifest.subjects, manifest.inputs, manifest.edits, manifest.splices, manifest.previous
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"is not a whole manifest: {type(error).__name__} {error}", where=str(path)) from None
+    manifest.check(str(path))
     return manifest

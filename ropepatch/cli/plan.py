@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ropepatch.cli._options import complete_method, examples, standard
+from ropepatch.cli._options import examples, standard
 from ropepatch.cli._output import Output
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _EXAMPLES = examples(
 @click.command(epilog=_EXAMPLES)
 @click.argument("ref")
 @click.option("--length", type=click.IntRange(min=1), required=True, help="The context in tokens.")
-@click.option("--method", shell_complete=complete_method, help="Judge this method; default: the one that fits best.")
+@click.option("--method", help="Judge this method; default: the one that fits best.")
 @click.option("--target-gamma", type=float, metavar="G", help="Judge theta with the base for this γ (a heuristic).")
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Sequences at once.")
 @click.option(

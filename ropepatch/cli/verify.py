@@ -45,8 +45,13 @@ def command(
     slice by slice, so that a large model needs little memory. Exits with 1 when a check fails.
     """
     import ropepatch
+    from ropepatch.errors import UsageError
+    from ropepatch.hub import refs
     from ropepatch.verify import verification
 
+    remote = refs.is_remote(ref)
+    if remote and record:
+        raise UsageError("--record writes beside a manifest; download the checkpoint to do so")
     result = ropepatch.verify(
         ref,
         base,
@@ -56,7 +61,7 @@ def command(
         **options,
     )
     written = None
-    if record or (record is None and result.promise == "manifest"):
+    if record or (record is None and not remote and result.promise == "manifest"):
         written = verification.record_path(ref)
         result.write(written)
     if out.json:

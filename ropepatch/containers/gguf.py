@@ -162,21 +162,43 @@ def _align(position: int, alignment: int) -> int:
     return -(-position // alignment) * alignment
 
 
-def scan(path: str | Path) -> Header:
+class Incomplete(Exception):
+    """The header goes on behind the bytes that are known.
+
+    Attributes:
+        at: the offset up to which it was understood.
+        left: a guess at how many bytes are still missing of the value there; 0 where nothing speaks for one.
+    """
+
+    def __init__(self, at: int, left: int) -> None:
+        super().__init__(at, left)
+        self.at, self.left = at, left
+
+
+def scan(path: str | Path, known: int | None = None) -> Header:
     """Scan the header of a GGUF file without reading tensors or array elements.
+
+    Args:
+        path: the file.
+        known: how many bytes from its beginning are in place, where it is a file that is fetched piece by piece.
 
     Raises:
         InputError: the file is not GGUF, is truncated, or declares something impossible; says what and where.
+        Incomplete: more than the ``known`` bytes are needed.
     """
     path = Path(path)
     with open(path, "rb") as file:
         size = file.seek(0, 2)
         if size < 24:
             raise InputError("not a GGUF file: shorter than a GGUF header", where=str(path))
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        part = known is not None and known < size
+        with mmap.mmap(file.fileno(), known or 0, access=mmap.ACCESS_READ) as data:
+            scanner = _Scanner(path, data, size)
             try:
-                return _Scanner(path, data, size).run()
+                return scanner.run()
             except struct.error:
+                if part:
+                    raise Incomplete(scanner.at, scanner.left) from None
                 raise InputError(
                     "the header ends in the middle of a value: the file is truncated", where=str(path)
                 ) from None
@@ -187,6 +209,7 @@ class _Scanner:
 
     def __init__(self, path: Path, data: mmap.mmap, size: int) -> None:
         self.path, self.data, self.size, self.at = path, data, size, 0
+        self.left = 0
         self.data_end = 0
 
     def fail(self, what: str) -> InputError:
@@ -236,6 +259,8 @@ class _Scanner:
         if length > limit or length > self.size - self.at:
             raise self.fail(f"a text of {length} bytes does not fit (limit {limit}, {self.size - self.at} left)")
         text = self.data[self.at : self.at + length]
+        if len(text) < length:
+            raise struct.error("the text goes on behind what is known")
         self.at += length
         return text
 
@@ -273,12 +298,16 @@ class _Scanner:
         if known and self.data[start : start + len(known)] == known:
             self.at += len(known)
             return
-        at = texts.skip(self.data, start, self.size, count, self.endian)
+        try:
+            at = texts.skip(self.data, start, self.size, count, self.endian)
+        except texts.Cut as cut:
+            self.left = (cut.at - start) * cut.left // max(count - cut.left, 1)
+            raise
         if at > self.size:
             self.at = at
             raise self.fail(f"a text of key {key!r} leaves the file")
         self.at = at
-        if count >= _MANY and at - start <= _KEPT:
+        if count >= _MANY and at - start <= _KEPT and at <= len(self.data):
             _VOCABULARIES.pop(count, None)
             _VOCABULARIES[count] = self.data[start:at]
             while len(_VOCABULARIES) > 2:

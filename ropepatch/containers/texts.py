@@ -11,11 +11,24 @@ _WINDOW = 1 << 20
 _MANY, _STEPS = 512, 4096
 
 
+class Cut(struct.error):
+    """The data end before the texts do, as the beginning of a file does.
+
+    Attributes:
+        at: the offset reached.
+        left: texts from there on.
+    """
+
+    def __init__(self, at: int, left: int) -> None:
+        super().__init__(f"{left} texts are missing")
+        self.at, self.left = at, left
+
+
 def skip(data: bytes | mmap, at: int, size: int, count: int, byte_order: str = "<") -> int:
     """Where the last of ``count`` texts ends.
 
     Args:
-        data: the file.
+        data: the file, or its beginning.
         at: where the first text's length stands, a ``u64`` before the bytes that it counts.
         size: of the file.
         count: of the texts.
@@ -25,24 +38,27 @@ def skip(data: bytes | mmap, at: int, size: int, count: int, byte_order: str = "
         The offset behind the last text; more than ``size`` where a text leaves the file.
 
     Raises:
-        struct.error: a length leaves the file.
+        Cut: a length leaves the data.
     """
     unpack = struct.Struct(byte_order + "Q").unpack_from
     while count > 0 and at <= size:
         if count >= _MANY and byte_order == "<":
-            at, taken = _stride(data, at, size, count)
+            at, taken = _stride(data, at, count)
             count -= taken
             if taken >= _MANY or at > size:
                 continue
-        for _ in range(min(count, _STEPS)):
-            at += 8 + unpack(data, at)[0]
-            count -= 1
-            if at > size:
-                return at
+        try:
+            for _ in range(min(count, _STEPS)):
+                at += 8 + unpack(data, at)[0]
+                count -= 1
+                if at > size:
+                    return at
+        except struct.error:
+            raise Cut(at, count) from None
     return at
 
 
-def _stride(data: bytes | mmap, at: int, size: int, count: int) -> tuple[int, int]:
+def _stride(data: bytes | mmap, at: int, count: int) -> tuple[int, int]:
     """Walk the texts whose lengths are below 256 and stand out by their seven zero bytes, all of a window at once.
 
     Such places are only guesses (a text may hold zeros), so that they count as far as each text ends where the next
@@ -50,7 +66,9 @@ def _stride(data: bytes | mmap, at: int, size: int, count: int) -> tuple[int, in
     """
     import numpy as np
 
-    window = np.frombuffer(data, np.uint8, count=min(_WINDOW, size - at), offset=at)
+    if len(data) - at < 8:
+        return at, 0
+    window = np.frombuffer(data, np.uint8, count=min(_WINDOW, len(data) - at), offset=at)
     zero = window == 0
     two = zero[:-1] & zero[1:]
     four = two[:-2] & two[2:]

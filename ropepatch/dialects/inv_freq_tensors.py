@@ -249,7 +249,7 @@ def _shards(root: Path, notes: list[str]) -> list[str]:
         if len(names) > _MAX_SHARDS:
             raise InputError(f"holds {len(names)} safetensors files (limit {_MAX_SHARDS})", where=str(root))
         return names
-    names = sorted({str(file) for tensor, file in _weight_map(index).items() if is_rope_buffer(tensor)})
+    names = shards_in_index(index)
     present = []
     for name in names[:_MAX_SHARDS]:
         if Path(name).name != name or not name.endswith(".safetensors"):
@@ -259,6 +259,11 @@ def _shards(root: Path, notes: list[str]) -> list[str]:
         else:
             notes.append(f"{name} holds stored frequencies by the index and is not here: it cannot be checked")
     return present
+
+
+def shards_in_index(index: Path) -> list[str]:
+    """The files that hold rope buffers, as the index names them."""
+    return sorted({str(file) for tensor, file in _weight_map(index).items() if is_rope_buffer(tensor)})
 
 
 def _weight_map(index: Path) -> Mapping[str, object]:

@@ -103,7 +103,7 @@ class Dynamic(Method):
     about = (
         "The base grows with the sequence: nothing changes up to the trained length. Keys that are cached already "
         "keep the older angles. Only runtimes that recompute the table can do it: transformers and mlx-lm do, "
-        "llama.cpp has no such thing, vLLM 0.24 and later compute plain RoPE from the same config."
+        "llama.cpp has no such thing, vLLM 0.22 and later compute plain RoPE from the same config."
     )
     # Beyond the trained length the base grows with L/T whatever the factor is.
     identity_at_one = False

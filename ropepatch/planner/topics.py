@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ropepatch.planner import gamma, verdict
+from ropepatch.search import settings
 
 SCHEMA = "ropepatch.topic/1"
 #: by name: title, formulas (what, formula), what is known, sources
@@ -49,6 +50,29 @@ _TOPICS: dict[str, tuple[str, tuple[tuple[str, str], ...], tuple[str, ...], tupl
             "layers of linear attention, convolutions and state spaces keep one state whatever the length",
         ),
         ("ggml block types: ggml-common.h", "card memory: what the drivers report"),
+    ),
+    "search": (
+        "how ropepatch search looks for factors",
+        (
+            ("longrope", "1 ≤ f[i] ≤ 1.25 s on a grid of 0.01, f[i] ≤ f[i+1]"),
+            ("longrope2", "from a critical pair c on s ≤ f[i] ≤ 2 s, f[i] ≤ f[i+1]; below it f[i] = f[c]^(i/c)"),
+            ("critical pair", "c from ⌈d/2 · log_θ(T/20π)⌉ (ten turns over T) to ⌈d/2 · log_θ(T/2π)⌉ (one turn)"),
+            ("needle", "mean log-probability of the answer's tokens; the block at the start in every other text"),
+            ("ppl", "mean log-probability of all tokens of windows from the first half of --text"),
+            *((row, f"{meaning}; {source}") for row, (_, _, meaning, source) in settings.KNOWN.items()),
+        ),
+        (
+            "a generation keeps the best as parents; children are mutants and crossings; none is tried twice",
+            "the best are scored again on other texts: of many, the best by few texts is partly the luckiest",
+            "a mutation draws factors again between their neighbours, so that the order holds",
+            "the starts are fitted into the space: longrope2 shares its own eight, from s to 1.66 s",
+            "the short list is searched at T with factors up to 1.25, or all ones as LongRoPE2 has it",
+            "one attention factor goes with both lists: runtimes apply it at every length",
+            "LongRoPE also leaves the first tokens unscaled; no file can say that, so it is not searched",
+            "held-out needles have other keys, values and distractors than those that candidates are scored on",
+            "scores keep six digits and batches are cut alike, so that ray and one process choose the same",
+        ),
+        ("LongRoPE, arXiv 2402.13753, and its released code", "LongRoPE2, arXiv 2502.20082, and its authors' code"),
     ),
     "verdict": (
         "the rules of ropepatch plan",

@@ -173,15 +173,17 @@ def edit_table(edits: Sequence[Edit]) -> Table:
     for heading in ("before", "after"):
         table.add_column(heading, overflow="fold")
     for edit in edits:
-        for name, before, after in _members(edit):
-            table.add_row(*([plain(edit.file)] if several else []), plain(name), before, after)
+        for name, before, after in members(edit):
+            shown = (_value(before, "dim"), _value(after, "bold", _absent(after)))
+            table.add_row(*([plain(edit.file)] if several else []), plain(name), *shown)
     return table
 
 
-def _members(edit: Edit) -> Iterable[tuple[str, Text, Text]]:
+def members(edit: Edit) -> Iterable[tuple[str, Value | None, Value | None]]:
+    """Name, value before and value after of what an edit changes; of a JSON object the members that differ."""
     old, new = (value.data if value is not None else None for value in (edit.before, edit.after))
     if not (isinstance(old, dict) or isinstance(new, dict)):
-        yield edit.name, _value(edit.before, "dim"), _value(edit.after, "bold", _absent(edit.after))
+        yield edit.name, edit.before, edit.after
         return
     from ropepatch.patch import Value
 
@@ -189,7 +191,7 @@ def _members(edit: Edit) -> Iterable[tuple[str, Text, Text]]:
     for key in {**olds, **news}:
         before, after = (Value(values[key]) if key in values else None for values in (olds, news))
         if before != after:
-            yield f"{edit.name}.{key}", _value(before, "dim"), _value(after, "bold", _absent(after))
+            yield f"{edit.name}.{key}", before, after
 
 
 def _absent(after: Value | None) -> str:

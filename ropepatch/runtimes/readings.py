@@ -132,7 +132,25 @@ def all_runtimes(checkpoint: Checkpoint | str, length: int | None = None) -> Rea
 
     model = opened(checkpoint) if isinstance(checkpoint, str) else checkpoint
     profile, unlifted = described(model)
-    where, config = model.ref, model.raw_config
+    return readings(profile, model.raw_config, model.ref, length, unlifted)
+
+
+def readings(
+    profile: RopeProfile | None,
+    config: Mapping[str, Any] | None,
+    where: str,
+    length: int | None = None,
+    unlifted: str | None = None,
+) -> Readings:
+    """As :func:`all_runtimes`, of a profile and a ``config.json`` that may be on no disk.
+
+    Args:
+        profile: the lifted profile; None where only engines understand the file.
+        config: the whole ``config.json`` as spelled; None for a GGUF file.
+        where: what messages call it.
+        length: the context in tokens; default a short one and the declared one.
+        unlifted: why there is no profile.
+    """
     declared = profile.declared_context if profile is not None else None
     lengths = (length,) if length is not None else (None, declared) if declared else (None,)
     spans = [(name, span) for name in runtimes.NAMES for span in runtimes.behaviours(name) if _reads(name, profile)]
@@ -142,11 +160,11 @@ def all_runtimes(checkpoint: Checkpoint | str, length: int | None = None) -> Rea
     for at in lengths:
         found, (reference, frequencies) = outcomes(profile, config, at, specs, where)
         by_length[at] = {spec: row_of(spec, result, frequencies) for spec, result in found.items()}
-    readings = [
+    made = [
         Reading(name, span.label, dotted(span.newest), {at: rows[spec] for at, rows in by_length.items()})
         for (name, span), spec in zip(spans, specs, strict=True)
     ]
-    return Readings(where, lengths, reference, tuple(readings), unlifted)
+    return Readings(where, lengths, reference, tuple(made), unlifted)
 
 
 def described(model: Checkpoint) -> tuple[RopeProfile | None, str | None]:
@@ -190,7 +208,7 @@ def _reads(name: str, profile: RopeProfile | None) -> bool:
 
 
 def _listed(readings: Sequence[Reading]) -> str:
-    """``vllm (<=0.11, 0.12-0.23), tgi (3.x)``."""
+    """``vllm (<=0.11, 0.12-0.21), tgi (3.x)``."""
     names = dict.fromkeys(reading.runtime for reading in readings)
     return ", ".join(
         f"{name} ({', '.join(reading.releases for reading in readings if reading.runtime == name)})" for name in names

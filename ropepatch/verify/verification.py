@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ropepatch import naming
 from ropepatch.errors import InputError
-from ropepatch.verify.promise import FAILED, PASSED, WARNED, Check
+from ropepatch.verify.promise import FAILED, PASSED, WARNED, Check, outcome
 
 if TYPE_CHECKING:
     from ropepatch.checkpoint import Checkpoint
@@ -53,8 +53,7 @@ class Verification:
     @property
     def result(self) -> str:
         """``FAILED`` where any check failed, else ``WARNED`` where any warned, else ``PASSED``."""
-        results = {check.result for check in self.checks}
-        return next((result for result in (FAILED, WARNED) if result in results), PASSED)
+        return outcome(self.checks)
 
     @property
     def ok(self) -> bool:
@@ -144,8 +143,8 @@ def verify(
     from ropepatch import checkpoint
     from ropepatch.verify import engines, forward, promise
 
-    model = ref if isinstance(ref, checkpoint.Checkpoint) else checkpoint.open(ref)
-    other = base if base is None or isinstance(base, checkpoint.Checkpoint) else checkpoint.open(base)
+    model = ref if isinstance(ref, checkpoint.Checkpoint) else checkpoint.open_whole(ref)
+    other = base if base is None or isinstance(base, checkpoint.Checkpoint) else checkpoint.open_whole(base)
     chosen = engines.suitable(model) if engine == "auto" else engine
     settings = forward.Settings(engine=chosen, device=device, dtype=dtype, layers=layers)
     return examine(model, other, promise.of(model, other), settings, limit=limit, announce=announce)
