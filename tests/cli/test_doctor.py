@@ -9,7 +9,7 @@ import pytest
 
 from ropepatch import schemas
 from tests.doctor.cases import GGUF, HF, PARAMS_YARN, PHI, PHI_LISTS, File, write_hf, write_params, yarn
-from tests.support.command import ropepatch
+from tests.support.command import inside as ropepatch
 
 
 @pytest.fixture

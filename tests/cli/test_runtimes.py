@@ -10,7 +10,7 @@ import pytest
 
 from ropepatch import schemas
 from tests.runtimes.test_recorded import CASES
-from tests.support.command import ropepatch
+from tests.support.command import inside as ropepatch
 
 
 def folder(tmp_path: Path, case: str) -> Path:

@@ -15,7 +15,7 @@ import ropepatch
 from ropepatch.report import brief, svg
 from tests.planner.test_cost import LLAMA2_7B
 from tests.support.command import ROOT
-from tests.support.command import ropepatch as run
+from tests.support.command import inside as run
 
 _VOID = {"meta", "line", "rect", "polyline"}
 
