@@ -18,13 +18,18 @@ if TYPE_CHECKING:
     from ropepatch.checkpoint import Checkpoint, open
     from ropepatch.diffing import Diff, diff
     from ropepatch.doctor import Finding, doctor
+    from ropepatch.hub.push import Publication, push
     from ropepatch.manifest import Manifest
     from ropepatch.methods.base import Frequencies
     from ropepatch.output import recover, replay, revert
     from ropepatch.patch import Patch
     from ropepatch.planner.plan import Plan, plan
     from ropepatch.profile import RopeGroup, RopeProfile
+    from ropepatch.provenance import ManifestCheck, verify_manifest
     from ropepatch.runtimes.readings import all_runtimes
+    from ropepatch.search.result import Search
+    from ropepatch.search.run import search
+    from ropepatch.signing import sign
     from ropepatch.verify.verification import Verification, verify
 
 _HOMES = {
@@ -34,10 +39,13 @@ _HOMES = {
     "Finding": "doctor",
     "Frequencies": "methods.base",
     "Manifest": "manifest",
+    "ManifestCheck": "provenance",
     "Patch": "patch",
     "Plan": "planner.plan",
+    "Publication": "hub.push",
     "RopeGroup": "profile",
     "RopeProfile": "profile",
+    "Search": "search.result",
     "all_runtimes": "runtimes.readings",
     "Verification": "verify.verification",
     "audit": "",  # a room that can be called
@@ -46,10 +54,14 @@ _HOMES = {
     "doctor": "",
     "open": "checkpoint",
     "plan": "planner.plan",
+    "push": "hub.push",
     "recover": "output",
     "replay": "output",
     "revert": "output",
+    "sign": "signing",
+    "search": "",
     "verify": "",  # likewise
+    "verify_manifest": "provenance",
 }
 
 __all__ = [
@@ -59,10 +71,13 @@ __all__ = [
     "Finding",
     "Frequencies",
     "Manifest",
+    "ManifestCheck",
     "Patch",
     "Plan",
+    "Publication",
     "RopeGroup",
     "RopeProfile",
+    "Search",
     "Verification",
     "__version__",
     "all_runtimes",
@@ -73,10 +88,14 @@ __all__ = [
     "errors",
     "open",
     "plan",
+    "push",
     "recover",
     "replay",
     "revert",
+    "search",
+    "sign",
     "verify",
+    "verify_manifest",
 ]
 
 

@@ -19,7 +19,16 @@ Progress = Callable[[int], None]
 
 #: characters of such a name behind its stem
 _TAIL = len("-00001-of-00001.gguf")
-_SKIPPED = {".git", ".cache", naming.MANIFEST, naming.EVIDENCE, naming.JOURNAL_SUFFIX}
+#: what is no part of a checkpoint, and what speaks of one output only
+_SKIPPED = {
+    ".git",
+    ".cache",
+    naming.AUDIT,
+    naming.EVIDENCE,
+    naming.JOURNAL_SUFFIX,
+    naming.MANIFEST,
+    naming.SIGNATURE,
+}
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pth", ".pt")
 #: files up to this size are copied rather than linked, so that editing one leaves the other alone
 _LINKED_FROM = 1 << 20
@@ -122,6 +131,12 @@ def bundle_of(path: Path) -> Bundle:
         if not (path.parent / name).exists():
             raise InputError(f"shard {name} is missing", where=str(path), hint=f"all {count} shards have to be there")
     return Bundle(path.parent, names, "split")
+
+
+def skipped(name: str) -> bool:
+    """Whether a file of a folder, by its relative name, is no part of the checkpoint."""
+    first, _, rest = name.partition("/")
+    return first in _SKIPPED if not rest else bool({".git", ".cache"} & set(name.split("/")))
 
 
 def tree(root: Path) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ropepatch import _callable, bundle
+from ropepatch import _callable, bundle, naming
 from ropepatch.containers import front_matter, json_text
 from ropepatch.errors import InputError
 from ropepatch.manifest import Manifest
@@ -16,9 +16,6 @@ from ropepatch.report import card_section
 from ropepatch.storage import files
 
 CARD = "README.md"
-#: beside a file, and inside a folder: what ``ropepatch audit --json`` printed
-AUDIT_SUFFIX = ".ropepatch-audit.json"
-AUDIT_NAME = "ropepatch-audit.json"
 MAX_SIZE = 8 << 20
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _OWN = re.compile(rf"{re.escape(card_section.BEGIN)}\n?.*?{re.escape(card_section.END)}\n*", re.DOTALL)
@@ -137,14 +134,34 @@ def card(
         raise InputError("no such file or directory", where=str(ref))
     found = bundle.bundle_of(path)
     record = read_manifest(found.manifest)
-    return model_card(
-        _text(Path(base_card)) if base_card else _beside(found),
-        record.document,
+    return of_output(
+        found,
+        record,
+        _text(Path(base_card)) if base_card else None,
         base_ref=base_ref,
         repo=repo or (found.stem if found.kind == "folder" else found.anchor.name.removesuffix(".gguf")),
+        audit=_document(Path(audit), needed=True) if audit else None,
+    )
+
+
+def of_output(
+    found: bundle.Bundle,
+    record: Manifest,
+    base_card: str | None,
+    *,
+    base_ref: str | None,
+    repo: str,
+    audit: Mapping[str, Any] | None = None,
+) -> str:
+    """The model card of an opened output: see :func:`card`; ``base_card`` is a text here."""
+    return model_card(
+        base_card if base_card is not None else _beside(found),
+        record.document,
+        base_ref=base_ref,
+        repo=repo,
         config=_document(found.path("config.json")) if found.kind == "folder" else None,
-        verification=_document(_evidence(found, "ropepatch-verify.json", ".ropepatch-verify.json")),
-        audit=_document(Path(audit), needed=True) if audit else _document(_evidence(found, AUDIT_NAME, AUDIT_SUFFIX)),
+        verification=_document(_evidence(found, naming.EVIDENCE, naming.EVIDENCE_SUFFIX)),
+        audit=audit or _document(_evidence(found, naming.AUDIT, naming.AUDIT_SUFFIX)),
     )
 
 

@@ -48,7 +48,7 @@ class Evidence:
                 self._inputs[name] = self._running.file(path) if self._hashed(path) else None
         for name in self._tensor_files():
             path = self._source.path(name)
-            self._before[name] = self._running.ranges(path, self._tensor_ranges(path, name))
+            self._before[name] = self._running.ranges(path, tensor_ranges(path, self._edits[name]))
 
     def foresee(self, changes: Mapping[str, Sequence[Splice]]) -> None:
         """Begin with the outputs while they are written: what the splices make of the inputs."""
@@ -90,7 +90,7 @@ class Evidence:
         new_name = dict(zip(self._source.names, written.names, strict=True))
         for name, before in self._before.items():
             path = written.path(new_name[name])
-            ranges = self._tensor_ranges(path, name)
+            ranges = tensor_ranges(path, self._edits[name])
             after = before if compared else self._running.ranges(path, ranges)
             found[new_name[name]] = {
                 "bytes": sum(length for _, length in ranges),
@@ -105,14 +105,16 @@ class Evidence:
     def _tensor_files(self) -> list[str]:
         return [name for name in self._edits if self._choice == "full" and name.endswith(".gguf")]
 
-    def _tensor_ranges(self, path: Path, name: str) -> list[tuple[int, int]]:
-        header = gguf.scan(path)
-        edited = {edit.path[0] for edit in self._edits[name] if edit.target == "tensor"}
-        kept = (info for info in header.tensors.values() if info.name not in edited)
-        return [(header.data_offset + info.offset, info.size) for info in kept]
-
     def __enter__(self) -> Evidence:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._running.__exit__(kind, error, at)
+
+
+def tensor_ranges(path: Path, edits: Sequence[Edit]) -> list[tuple[int, int]]:
+    """Offset and length of every tensor of a GGUF file that ``edits`` do not name, in file order."""
+    header = gguf.scan(path)
+    edited = {edit.path[0] for edit in edits if edit.target == "tensor"}
+    kept = (info for info in header.tensors.values() if info.name not in edited)
+    return [(header.data_offset + info.offset, info.size) for info in kept]

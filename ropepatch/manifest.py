@@ -63,6 +63,7 @@ class Manifest:
                 "schema": "ropepatch.patch/1",
                 **{key: outer[key] for key in ("ref", "method", "factor", "parameters")},
                 **{key: inner[key] for key in ("edits", "before", "after")},
+                **({"search": inner["ropepatch_search"]} if "ropepatch_search" in inner else {}),
             }
         )
 
@@ -89,6 +90,12 @@ class Manifest:
         return "ropepatch_overlay" in self._definition["internalParameters"]
 
     @property
+    def tensor_data(self) -> Mapping[str, Any]:
+        """Size and sha256 of the tensor data before and after, by output file name; empty where none were taken."""
+        found: Mapping[str, Any] = self._definition["internalParameters"].get("ropepatch_tensorData", {})
+        return found
+
+    @property
     def verification(self) -> Mapping[str, Any] | None:
         """The verification report, None when it was not asked for."""
         for product in self.document["predicate"]["runDetails"].get("byproducts", []):
@@ -108,7 +115,12 @@ class Manifest:
 
     def to_text(self) -> str:
         """The JSON text that is written to disk."""
-        return json.dumps(self.document, indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps(self.document, indent=2, ensure_ascii=False) + "\n"
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # a file name that is no UTF-8
+            return json.dumps(self.document, indent=2) + "\n"
+        return text
 
 
 def build(
@@ -121,6 +133,7 @@ def build(
     verification: Mapping[str, Any] | None,
     previous: Mapping[str, Any] | None = None,
     source: str,
+    origin: str = "file:",
     overlay: str | None = None,
     tensor_data: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Manifest:
@@ -135,6 +148,7 @@ def build(
         verification: the report of the check after writing.
         previous: the manifest that this one replaces.
         source: the input's name, which ``revert`` restores.
+        origin: what the names of inputs follow in their URIs: ``file:``, or ``hf://org/repo@commit/``.
         overlay: how an overlay's body was brought beside its head; None for other outputs.
         tensor_data: size and sha256 of the tensor data before and after, by output file name, where they were taken.
     """
@@ -146,6 +160,8 @@ def build(
     }
     if previous is not None:
         internal["ropepatch_previous"] = dict(previous)
+    if patch.search is not None:
+        internal["ropepatch_search"] = dict(patch.search)
     if overlay is not None:
         internal["ropepatch_overlay"] = {"body": overlay}
     if tensor_data:
@@ -174,7 +190,7 @@ def build(
                     },
                     "internalParameters": internal,
                     "resolvedDependencies": [
-                        {"name": name, "uri": f"file:{name}", "digest": dict(digest)}
+                        {"name": name, "uri": f"{origin}{name}", "digest": dict(digest)}
                         for name, digest in sorted(inputs.items())
                     ],
                 },
@@ -195,7 +211,8 @@ def build(
 def _portable(profile: RopeProfile, root: Path | None) -> dict[str, Any]:
     """A profile without the folders of this machine: manifests are published."""
     document = profile.to_json()
-    document["source"]["ref"] = Path(profile.source.ref).name if root is not None else profile.source.ref
+    if root is not None and "://" not in profile.source.ref:
+        document["source"]["ref"] = Path(profile.source.ref).name
     if root is not None:
         document["notes"] = [note.replace(f"{root}{os.sep}", "") for note in profile.notes]
     return document

@@ -12,6 +12,10 @@ SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$"
 MANIFEST_SUFFIX, MANIFEST = ".ropepatch.json", "ropepatch.json"
 #: a verification beside a file, and inside a folder
 EVIDENCE_SUFFIX, EVIDENCE = ".ropepatch-verify.json", "ropepatch-verify.json"
+#: what an audit printed, beside a file and inside a folder
+AUDIT_SUFFIX, AUDIT = ".ropepatch-audit.json", "ropepatch-audit.json"
+#: a signature beside a file, and inside a folder
+SIGNATURE_SUFFIX, SIGNATURE = ".model.sig", "model.sig"
 #: how a journal's name ends
 JOURNAL_SUFFIX = ".ropepatch-journal"
 

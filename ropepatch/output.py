@@ -9,16 +9,21 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ropepatch import bundle, checkpoint, manifest, naming, splices
 from ropepatch import overlay as overlays
 from ropepatch.bundle import Bundle, Progress, bundle_of
+from ropepatch.dialects.base import Lowering
 from ropepatch.errors import CheckFailed, InputError, UsageError, WouldOverwrite
 from ropepatch.evidence import Evidence
+from ropepatch.hub import refs
 from ropepatch.manifest import Manifest
+from ropepatch.methods.base import Method, ParameterError
+from ropepatch.methods.stack import Stack
 from ropepatch.patch import Patch, group_edits
+from ropepatch.profile import RopeProfile
 from ropepatch.storage import files, journal, kernel
 from ropepatch.storage.splice import Splice, invert
 from ropepatch.verify import after_write, structure
@@ -27,9 +32,23 @@ WEIGHTS = ("link", "copy", "none")
 DIGESTS = ("none", "header", "full")
 
 
-def source_of(patch: Patch) -> Bundle:
-    """The files that a patch's edits go to."""
+def source_of(patch: Patch, weights: str = "link") -> Bundle:
+    """The files that a patch's edits go to; those of a checkpoint on the Hub are downloaded.
+
+    Args:
+        patch: the patch.
+        weights: with ``none`` the weights of a folder on the Hub stay there.
+    """
     path = Path(patch.ref)
+    if refs.is_remote(patch.ref):
+        from ropepatch.hub import fetch
+
+        if weights == "none":
+            path, whole = fetch.small(patch.ref, {edit.file for edit in patch.edits})
+            if whole is not None:
+                return Bundle(path, tuple(whole), "folder")
+        else:
+            path = fetch.download(patch.ref)
     if patch.before.source.format != "gguf":
         single = path.suffix == ".safetensors" and all(edit.file == path.name for edit in patch.edits)
         return bundle_of(path if path.is_dir() or single else path.parent)
@@ -37,9 +56,28 @@ def source_of(patch: Patch) -> Bundle:
 
 
 def default_output(patch: Patch) -> Path:
-    """``model.gguf`` to ``model-yarn-4x.gguf``, ``model/`` to ``model-yarn-4x/``."""
+    """``model.gguf`` to ``model-yarn-4x.gguf``, ``model/`` to ``model-yarn-4x/``; what is on the Hub, to here."""
     tag = patch.method.replace("+", "-") + (f"-{patch.factor:.6g}x" if patch.factor else "")
-    return source_of(patch).default(tag)
+    if not refs.is_remote(patch.ref):
+        return source_of(patch).default(tag)
+    name = refs.parse(patch.ref).name
+    if patch.before.source.format == "hf":
+        return Bundle(Path(name), (), "folder").default(tag)
+    return Bundle(Path(), (name,), "split" if naming.SHARD.match(name) else "file").default(tag)
+
+
+def _origin(patch: Patch) -> tuple[str, Mapping[str, Mapping[str, str]]]:
+    """Where the inputs of a patch are on the Hub, and the digests that it has of them; nothing for local ones."""
+    if not refs.is_remote(patch.ref):
+        return "file:", {}
+    from ropepatch.hub import mirror
+
+    found = mirror.opened(patch.ref)
+    folder = found.ref.file if found.path.is_dir() else str(PurePosixPath(found.ref.file or "").parent)
+    below = f"{folder}/" if folder and folder != "." else ""
+    files = found.snapshot.files if found.snapshot is not None else {}
+    known = {name.removeprefix(below): file.digest for name, file in files.items() if name.startswith(below)}
+    return f"{found.ref.within(None)}/{below}", known
 
 
 def write(
@@ -81,16 +119,19 @@ def write(
     if in_place and output is not None:
         raise UsageError("in place and an output name exclude each other")
     _refuse_unsynced(in_place, sync)
-    source = source_of(patch)
     depth = after_write.depth(verify)
     if overlay and in_place:
         raise UsageError("in place and overlay exclude each other")
+    if in_place and refs.is_remote(patch.ref):
+        raise UsageError("a checkpoint on the Hub is not changed in place; --to publishes a patched one")
+    source = source_of(patch, weights)
     if overlay:
         target = overlays.target(output or default_output(patch))
     else:
         target = source if in_place else source.renamed(output or default_output(patch))
     if not in_place:
         target.refuse_existing()
+        _refuse_inside(source, target)
     forward = after_write.prepare(patch, source, weights) if depth == "forward" else None
     if overlay:
         job: _Overlay | _Job = _Overlay(patch, source, target, digest or "header", body, sync, progress, forward)
@@ -98,6 +139,20 @@ def write(
         usual = "header" if in_place or (source.kind != "file" and weights == "link") else "full"
         job = _Job(patch, source, target, in_place, weights, digest or usual, sync, progress, forward)
     return job.run(depth != "none")
+
+
+def _inputs(
+    taken: Mapping[str, Mapping[str, str]], known: Mapping[str, Mapping[str, str]], kind: str
+) -> dict[str, Mapping[str, str]]:
+    """Digests of the inputs: those taken here, else those that the Hub has; of a folder also of what stays there."""
+    found = {name: digest or known.get(name, {}) for name, digest in taken.items()}
+    left = {name: digest for name, digest in known.items() if name not in (*found, "README.md", ".gitattributes")}
+    return {**found, **(left if kind == "folder" else {})}
+
+
+def _name(patch: Patch, source: Bundle) -> str:
+    """The input's name, which ``revert`` restores; a cache has names of its own."""
+    return refs.parse(patch.ref).name if refs.is_remote(patch.ref) else source.anchor.resolve().name
 
 
 @dataclasses.dataclass
@@ -152,15 +207,17 @@ class _Job:
             self.forward.run(written, report)
         new_name = dict(zip(self.source.names, written.names, strict=True))
         compared = verify and full and not self.in_place
+        origin, known = _origin(self.patch)
         document = manifest.build(
             self.patch,
             subjects=evidence.outputs(written, compared=compared),
-            inputs=evidence.inputs(),
+            inputs=_inputs(evidence.inputs(), known, self.source.kind),
+            origin=origin,
             splices={new_name[name]: items for name, items in changes.items()},
             started=started,
             verification=report.to_json() if report else None,
             previous=previous,
-            source=self.source.anchor.resolve().name,
+            source=_name(self.patch, self.source),
             tensor_data=evidence.tensor_data(written, compared=compared),
         )
         files.write_bytes(written.manifest, document.to_text().encode(), overwrite=self.in_place, sync=self.sync)
@@ -201,7 +258,7 @@ class _Overlay:
                 splices=done.splices,
                 started=started,
                 verification=report.to_json() if report else None,
-                source=self.source.anchor.resolve().name,
+                source=_name(self.patch, self.source),
                 overlay=done.body,
             )
             files.write_bytes(work.manifest, document.to_text().encode(), sync=self.sync)
@@ -253,6 +310,12 @@ def _refuse_unsynced(in_place: bool, sync: bool) -> None:
             "a change in place is always flushed to the disk: its journal could not undo it otherwise",
             hint="leave out --no-sync, or write a new file",
         )
+
+
+def _refuse_inside(source: Bundle, target: Bundle) -> None:
+    inner, outer = target.root.resolve(), source.root.resolve()
+    if source.kind == "folder" and (inner == outer or outer in inner.parents):
+        raise UsageError(f"{target.root} lies inside of the input", hint="choose a name beside it with -o")
 
 
 def revert(
@@ -364,15 +427,16 @@ def _restore_manifest(path: Path, record: Manifest) -> None:
         files.write_bytes(path, Manifest(record.previous).to_text().encode(), overwrite=True)
 
 
-def replay(record: Manifest | Patch, ref: str) -> Patch:
+def replay(record: Manifest | Patch, ref: str, *, force: bool = False) -> Patch:
     """The same change for a sibling checkpoint (another quantisation, another copy); nothing is written.
 
     Args:
         record: a manifest, or a patch.
         ref: the sibling.
+        force: also for another model: the method with its parameters is put in force there, by edits of its own.
 
     Raises:
-        InputError: the sibling's RoPE is not what the patch starts from.
+        InputError: it is of another format, or another model and ``force`` is off.
     """
     patch = record.patch if isinstance(record, Manifest) else record
     model = checkpoint.open(ref)
@@ -383,14 +447,88 @@ def replay(record: Manifest | Patch, ref: str) -> Patch:
             where=ref,
             hint=f"use apply --method {patch.method}",
         )
+    other = _otherness(before, patch.before)
+    if other and force:
+        return _anew(patch, model)
+    if other:
+        raise InputError(
+            f"is another model than the one that the patch was made for: {other}",
+            where=ref,
+            hint=f"--force puts {patch.method} with the same parameters in force here; ropepatch diff compares the two",
+        )
     edits = tuple(patch.edits)
     if before.source.format == "gguf":
         edits = tuple(dataclasses.replace(edit, file=_counterpart(edit.file, model)) for edit in edits)
-    if before.groups != patch.before.groups:
-        raise InputError(
-            "has other RoPE settings than the checkpoint that the patch was made for",
-            where=ref,
-            hint=f"ropepatch diff shows them; apply --method {patch.method} makes a patch for this one",
-        )
     after = dataclasses.replace(patch.after, source=before.source, notes=before.notes)
-    return dataclasses.replace(patch, ref=ref, edits=edits, before=before, after=after, root=model.dialect.root)
+    return dataclasses.replace(patch, ref=model.ref, edits=edits, before=before, after=after, root=model.dialect.root)
+
+
+def _otherness(found: RopeProfile, wanted: RopeProfile) -> str | None:
+    """In what a checkpoint differs from the one that a patch starts from; None where it does not."""
+    pairs: list[tuple[str, Any, Any]] = [
+        ("architecture", found.source.architecture, wanted.source.architecture),
+        ("trained context", found.trained_context, wanted.trained_context),
+        ("declared context", found.declared_context, wanted.declared_context),
+        ("rope groups", sorted(found.groups), sorted(wanted.groups)),
+    ]
+    for name in sorted(set(found.groups) & set(wanted.groups)):
+        mine, theirs = found.groups[name], wanted.groups[name]
+        pairs += [
+            (f"{name}.{item.name}", getattr(mine, item.name), getattr(theirs, item.name))
+            for item in dataclasses.fields(mine)
+        ]
+    different = [(name, mine, theirs) for name, mine, theirs in pairs if mine != theirs]
+    if not different:
+        return None
+    name, mine, theirs = different[0]
+    more = f" (and {len(different) - 1} more)" if len(different) > 1 else ""
+    return f"{name} is {_in_short(mine)}, there it is {_in_short(theirs)}{more}"
+
+
+def _in_short(value: Any) -> str:
+    from ropepatch.report.text import short
+
+    return short(value.to_json() if hasattr(value, "to_json") else value, 60)
+
+
+def _anew(patch: Patch, model: checkpoint.Checkpoint) -> Patch:
+    """The patch's methods in a checkpoint of the same rope groups that is otherwise another one."""
+    before = model.profile
+    if set(before.groups) != set(patch.after.groups):
+        raise InputError(
+            f"has the rope groups {', '.join(before.groups)}, the patch is for {', '.join(patch.after.groups)}",
+            where=model.ref,
+            hint=f"use apply --method {patch.method}",
+        )
+    trained = before.trained_context or before.declared_context
+    groups = {
+        name: dataclasses.replace(group, scaling=_counted_from(patch.after.groups[name].scaling, trained), factors=None)
+        if patch.after.groups[name].scaling != patch.before.groups[name].scaling
+        else group
+        for name, group in before.groups.items()
+    }
+    longer = round(patch.factor * trained) if patch.factor and trained else patch.after.declared_context
+    after = dataclasses.replace(before, groups=groups, trained_context=trained, declared_context=longer)
+    try:
+        edits, notes = model.dialect.lower(before, after, Lowering())
+    except ParameterError as error:
+        raise InputError(f"cannot take the patch: {error}", where=model.ref) from None
+    return dataclasses.replace(
+        patch,
+        ref=model.ref,
+        edits=tuple(edits),
+        before=before,
+        after=after,
+        notes=(*notes, "made anew for another model than the one that the manifest is of"),
+        root=model.dialect.root,
+    )
+
+
+def _counted_from(scaling: Method, trained: int | None) -> Method:
+    """A method with its parameters, counting from another original context."""
+    if isinstance(scaling, Stack):
+        return Stack(tuple(_counted_from(stage, trained) for stage in scaling.stages))
+    if trained is None or "original_max_position_embeddings" not in {item.name for item in dataclasses.fields(scaling)}:
+        return scaling
+    changed: Any = {"original_max_position_embeddings": trained}
+    return dataclasses.replace(scaling, **changed)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ropepatch.containers import gguf, json_text, safetensors
+from ropepatch.containers import gguf, gguf_rewrite, json_text, safetensors
 from ropepatch.dialects import inv_freq_tensors
 from ropepatch.errors import InputError
 from ropepatch.patch import Edit
@@ -35,6 +35,24 @@ def for_file(path: Path, edits: Sequence[Edit], *, block: int = 0) -> list[Splic
     return _gguf(path, edits, block)
 
 
+def check(path: Path, edits: Sequence[Edit]) -> None:
+    """Hold the file at ``path`` against what ``edits`` say that they replace.
+
+    Raises:
+        InputError: it holds something else.
+    """
+    if path.suffix == ".safetensors":
+        for_file(path, edits)
+    elif all(edit.target == "json" for edit in edits):
+        _, document = json_text.read(path)
+        for edit in edits:
+            _check_json(path, document, edit)
+    else:
+        header = gguf.scan(path)
+        for edit in edits:
+            (_check_key if edit.target == "key" else _check_tensor)(path, header, edit)
+
+
 def _json(path: Path, edits: Sequence[Edit]) -> list[Splice]:
     text, document = json_text.read(path)
     return splice.between(text.encode(), _edited(path, text, document, edits).encode())
@@ -44,11 +62,16 @@ def _edited(path: Path, text: str, document: object, edits: Sequence[Edit]) -> s
     """``text``, which holds ``document``, with ``edits`` applied."""
     for edit in edits:
         _check_json(path, document, edit)
-        text = (
-            json_text.delete_value(text, edit.path)
-            if edit.after is None
-            else json_text.set_value(text, edit.path, edit.after.data)
-        )
+        try:
+            text = (
+                json_text.delete_value(text, edit.path)
+                if edit.after is None
+                else json_text.set_value(text, edit.path, edit.after.data)
+            )
+        except KeyError:
+            raise InputError(
+                "cannot be set: it is below something that is no object", where=f"{path}: {edit.name}"
+            ) from None
     return text
 
 
@@ -77,16 +100,20 @@ def _gguf(path: Path, edits: Sequence[Edit], block: int) -> list[Splice]:
     tensors = {}
     for edit in edits:
         if edit.target == "key":
-            expected = None if edit.before is None else edit.before.data
-            if header.get(edit.name) != expected:
-                raise _mismatch(path, edit, header.get(edit.name))
+            _check_key(path, header, edit)
             keys[edit.name] = None if edit.after is None else (edit.after.type or "", edit.after.data)
         elif edit.target == "tensor" and edit.after is not None:
             _check_tensor(path, header, edit)
             tensors[edit.name] = np.asarray(edit.after.data, dtype=np.float32).reshape(edit.after.shape or (-1,))
         else:
             raise InputError(f"cannot apply an edit of a {edit.target} to a GGUF file", where=f"{path}: {edit.name}")
-    return gguf.splices(header, keys, tensors, block=block)
+    return gguf_rewrite.splices(header, keys, tensors, block=block)
+
+
+def _check_key(path: Path, header: gguf.Header, edit: Edit) -> None:
+    expected = None if edit.before is None else edit.before.data
+    if header.get(edit.name) != expected:
+        raise _mismatch(path, edit, header.get(edit.name))
 
 
 def _check_tensor(path: Path, header: gguf.Header, edit: Edit) -> None:

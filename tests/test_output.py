@@ -21,6 +21,7 @@ from ropepatch.errors import CheckFailed, InputError, UsageError, WouldOverwrite
 from ropepatch.storage import files
 from tests.support import llamacpp_formula as engine
 from tests.support import tiny
+from tests.support.command import ROOT
 
 SPEC = tiny.ModelSpec(layers=1, hidden=64, heads=2, kv_heads=1, head_dim=32, intermediate=64, vocab=16, context=256)
 
@@ -441,7 +442,10 @@ def test_replay_on_a_sibling(gguf_file: Path, through: str) -> None:
 def test_replay_on_what_is_no_sibling_is_refused(gguf_file: Path, folder: Path) -> None:
     """Another base, another context or another format is not what the patch starts from."""
     patch = ropepatch.open(gguf_file).patch("ntk", 4.0)
-    reasons = {"base": "has other RoPE settings than the checkpoint", "context": "the patch expects 256"}
+    reasons = {
+        "base": r"another model .*: default.rope_theta is 5000, there it is 10000;",
+        "context": r"another model .*: trained context is 512, there it is 256 \(and 1 more\);",
+    }
     for name, spec in (("base", SPEC.with_(rope_theta=5000.0)), ("context", SPEC.with_(context=512))):
         other = tiny.write_gguf(gguf_file.with_name(f"{name}.gguf"), spec)
         with pytest.raises(InputError, match=reasons[name]):
@@ -463,3 +467,40 @@ def test_a_file_that_changed_after_it_was_read_is_refused(checkpoint: Path) -> N
         patch.write()
     assert tree(checkpoint) == before
     assert [p.name for p in checkpoint.parent.iterdir()] == [checkpoint.name]
+
+
+def test_replay_on_another_quantisation(tmp_path: Path) -> None:
+    """The manifest of the float32 file patches the Q8_0 file, whose tensors stay, and the other way round."""
+    fixtures = ROOT / "fixtures"
+    names = ("tiny-retriever.gguf", "tiny-retriever-Q8_0.gguf")
+    for first, second in (names, names[::-1]):
+        record = ropepatch.open(fixtures / first).patch("yarn", 4.0).write(tmp_path / f"from-{first}")
+        target = tmp_path / f"replayed-{second}"
+
+        output.replay(record, str(fixtures / second)).write(target, digest="full")
+
+        direct = ropepatch.open(fixtures / second).patch("yarn", 4.0)
+        assert ropepatch.open(target).profile.groups == direct.after.groups
+        check = {item.name: item.result for item in ropepatch.verify_manifest(target).checks}
+        assert (check["input"], check["tensor data"]) == ("PASSED", "PASSED")
+
+
+def test_replay_on_another_model_says_what_differs(tmp_path: Path) -> None:
+    """Another model is refused with the first difference; forced, it gets the same method by edits of its own."""
+    record = (
+        ropepatch.open(ROOT / "fixtures" / "tiny-retriever.gguf")
+        .patch("yarn", 4.0, beta_fast=16)
+        .write(tmp_path / "out.gguf")
+    )
+    other = str(ROOT / "fixtures" / "tiny-llama.gguf")
+
+    with pytest.raises(InputError, match=r"is another model .*: trained context is 2048, there it is 256"):
+        output.replay(record, other)
+    forced = output.replay(record, other, force=True)
+    forced.write(tmp_path / "forced.gguf")
+
+    own = ropepatch.open(other).patch("yarn", 4.0, beta_fast=16)
+    lifted = ropepatch.open(tmp_path / "forced.gguf").profile
+    assert [edit.to_json() for edit in forced.edits] == [edit.to_json() for edit in own.edits]
+    assert lifted.declared_context == 8192
+    assert ropepatch.verify_manifest(tmp_path / "forced.gguf").ok

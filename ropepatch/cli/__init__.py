@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -23,17 +24,21 @@ COMMANDS = (
     "doctor",
     "verify",
     "audit",
+    "search",
     "revert",
     "replay",
     "recover",
+    "push",
+    "manifest",
     "card",
+    "completion",
 )
 
 _EPILOG = """\b
 Exit codes:
   0    done
   1    findings: diff differs, doctor has errors, a verification failed,
-       plan says DEGRADES
+       plan says DEGRADES, some of a list failed
   2    usage: options or parameters that cannot be used
   3    the input cannot be read or patched, or a file not written
   4    network, Hub or permission
@@ -57,6 +62,10 @@ class Program(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"{__name__}.{cmd_name}").command
+        if ctx.resilient_parsing:  # a shell asks what could follow
+            from ropepatch.cli import _completion
+
+            return _completion.enrich(command)
         return command
 
     def resolve_command(
@@ -78,6 +87,10 @@ class Program(click.Group):
 
         arguments = list(sys.argv[1:] if args is None else args) or ["--help"]
         name = prog_name or "ropepatch"
+        if "_ROPEPATCH_COMPLETE" in os.environ:
+            from ropepatch.cli import _completion
+
+            _completion.register()
         self._main_shell_completion(extra, name)
         sys.exit(_errors.guarded(lambda: self._run(name, arguments), arguments))
 

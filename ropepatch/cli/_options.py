@@ -27,10 +27,3 @@ def standard(function: Callable[..., Any]) -> Callable[..., Any]:
 def examples(*lines: str) -> str:
     """An epilog of command lines."""
     return "\n".join(("\b", "Examples:", *(f"  ropepatch {line}" for line in lines)))
-
-
-def complete_method(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Method names for shell completion."""
-    from ropepatch.methods import REGISTRY
-
-    return [name for name in REGISTRY if name.startswith(incomplete)]

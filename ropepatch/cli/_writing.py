@@ -78,6 +78,7 @@ def writing_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 show_default=True,
                 help="Checks after writing; forward also runs the model. --no-verify is none.",
             ),
+            click.option("--sign", metavar="KEY.pem", help="Sign output and manifest (OpenSSF Model Signing)."),
             sync_option,
         )
     ):
@@ -112,7 +113,7 @@ def examined(out: Output, patch: Patch, wanted: Sequence[str], *, force: bool) -
     return findings
 
 
-def _tell(out: Output, findings: Sequence[Finding], target: object) -> None:
+def tell(out: Output, findings: Sequence[Finding], target: object) -> None:
     for one in findings:
         if one.severity != "info":
             out.note(f"{one.rule} {one.message}", one.severity)
@@ -159,6 +160,7 @@ def finish(
     overlay: bool,
     body: str,
     sync: bool,
+    sign: str | None = None,
     findings: Sequence[Finding] = (),
 ) -> None:
     """Print ``patch`` (``--dry-run``), or write it and tell what was written."""
@@ -173,12 +175,16 @@ def finish(
         raise UsageError("--body goes with --overlay")
     if dry_run:
         _show_patch(out, patch)
-        _tell(out, findings, "OUTPUT")
+        tell(out, findings, "OUTPUT")
         return
     from ropepatch import output as writer
     from ropepatch import overlay as overlays
 
-    source = writer.source_of(patch)
+    if sign is not None:
+        from ropepatch.signing import private_key
+
+        private_key(sign)  # a key that cannot be read is said before anything is written
+    source = writer.source_of(patch, weights)
     target = source if in_place else source.renamed(Path(output) if output else writer.default_output(patch))
     if overlay:
         target = overlays.target(Path(output) if output else writer.default_output(patch))
@@ -194,6 +200,7 @@ def finish(
             sync=sync,
             progress=progress,
         )
+        signature = _signed(target.anchor, sign, progress, again=in_place)
     if out.json:
         from ropepatch.report import launching
 
@@ -203,6 +210,7 @@ def finish(
                 "output": str(target.anchor),
                 "manifest_path": str(target.manifest),
                 "manifest": manifest.document,
+                **({"signature": str(signature)} if signature else {}),
                 "notes": list(patch.notes),
                 "findings": [one.to_json() for one in findings],
                 "launch": launching.documents(launching.written(target.anchor)),
@@ -211,8 +219,16 @@ def finish(
     elif out.quiet:
         out.line(target.anchor)
     else:
-        _show_written(out, patch, manifest, target.anchor, target.manifest)
-        _tell(out, findings, target.anchor)
+        _show_written(out, patch, manifest, target.anchor, target.manifest, signature)
+        tell(out, findings, target.anchor)
+
+
+def _signed(target: Path, key: str | None, progress: Any, *, again: bool) -> Path | None:
+    if key is None:
+        return None
+    from ropepatch import signing
+
+    return signing.sign(target, key, overwrite=again, progress=progress)
 
 
 def _show_patch(out: Output, patch: Patch) -> None:
@@ -252,7 +268,10 @@ def _headline(patch: Patch) -> str:
     return f"{patch.ref}: {method}, {contexts}"
 
 
-def _show_written(out: Output, patch: Patch, manifest: Manifest, target: Path, record: Path) -> None:
+def _show_written(
+    out: Output, patch: Patch, manifest: Manifest, target: Path, record: Path, signature: Path | None
+) -> None:
+    from ropepatch.hub.refs import is_remote
     from ropepatch.report import launching, tables
     from ropepatch.verify.verification import record_path
 
@@ -264,12 +283,15 @@ def _show_written(out: Output, patch: Patch, manifest: Manifest, target: Path, r
         out.note("the output was not verified", "warning")
     out.line(f"wrote     {target}")
     out.line(f"manifest  {record}")
+    if signature is not None:
+        out.line(f"signature {signature}")
     if report is not None and any(check["name"] == "forward" for check in report["checks"]):
         out.line(f"statement {record_path(target)}")
     for line in ("", *launching.brief(launching.written(target)), ""):
         out.line(line)
     for note in patch.notes:
         out.note(note)
-    if target.exists() and Path(patch.ref).exists() and not os.path.samefile(target, patch.ref):
+    there = Path(patch.ref).exists()
+    if target.exists() and (is_remote(patch.ref) or (there and not os.path.samefile(target, patch.ref))):
         out.hint(f"compare with: ropepatch diff {patch.ref} {target}")
     out.hint(f"undo with: ropepatch revert {target}")

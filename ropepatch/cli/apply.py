@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ropepatch.cli._options import complete_method, examples, standard
+from ropepatch.cli import _many
+from ropepatch.cli._options import examples, standard
 from ropepatch.cli._output import Output
 from ropepatch.cli._writing import WritingCommand, examined, finish, recovered, runtimes_option, writing_options
+from ropepatch.cli.push import PUBLISHING, publishing_options
 
 if TYPE_CHECKING:
+    from ropepatch.doctor.base import Finding
     from ropepatch.patch import Patch
 
 #: what --set cannot set, and what sets it
@@ -30,18 +34,19 @@ _ELSEWHERE = {
 _EXAMPLES = examples(
     "apply --method yarn --factor 4 model.gguf",
     "apply --method yarn --length 131072 --set beta_fast=16 Qwen3-8B/ -o Qwen3-8B-128k/",
-    "apply --method longrope --length 131072 --factors found.json model.gguf",
+    "apply --method longrope --factors factors.json model.gguf",
     "apply --method theta --target-gamma 0.5 --length 131072 Llama-2-7b/",
     "apply --method linear --factor 2 model.gguf --dry-run --json > patch.json",
     "apply patch.json model-Q4_K_M.gguf",
+    "apply hf://Qwen/Qwen3-8B --method yarn --factor 4 --to me/Qwen3-8B-128k",
+    "apply --method yarn --factor 4 --from list.txt --jobs 4 -o patched/",
+    "apply --method yarn --factor 4 --all Qwen3-8B-GGUF/",
 )
 
 
 @click.command(cls=WritingCommand, epilog=_EXAMPLES)
 @click.argument("refs", nargs=-1, metavar="[PATCH] REF")
-@click.option(
-    "--method", shell_complete=complete_method, help="The method, or METHOD+resonance; see ropepatch methods."
-)
+@click.option("--method", help="The method, or METHOD+resonance; see ropepatch methods.")
 @click.option("--factor", type=float, help="How many times the original context.")
 @click.option("--length", type=click.IntRange(min=1), help="The new context in tokens, instead of --factor.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A parameter of the method; repeatable.")
@@ -67,10 +72,19 @@ _EXAMPLES = examples(
 @click.option(
     "--force", is_flag=True, help="Patch layers that a longer context does not reach; write what an engine refuses."
 )
+@click.option("--from", "listed", metavar="LIST", help="Patch every ref of a file (one a line), or of - for stdin.")
+@click.option("--all", "every", is_flag=True, help="REF is a folder: patch every GGUF file in it.")
+@click.option(
+    "--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="With --from or --all: at a time."
+)
 @runtimes_option()
 @writing_options
+@publishing_options
 @standard
-def command(out: Output, refs: tuple[str, ...], wanted: tuple[str, ...], **options: Any) -> None:
+def command(
+    out: Output, refs: tuple[str, ...], wanted: tuple[str, ...], listed: str | None, every: bool, jobs: int,
+    **options: Any,
+) -> int:  # fmt: skip
     """Extend a checkpoint's context; write a copy and a manifest.
 
     The default output stands beside the input: model.gguf becomes model-yarn-4x.gguf. It is checked after writing, and
@@ -79,13 +93,63 @@ def command(out: Output, refs: tuple[str, ...], wanted: tuple[str, ...], **optio
 
     Before anything is written the doctor's rules look at what it would be. An error, which is what an engine named with
     --for refuses or ignores, or every engine that reads the format, ends it; --force writes all the same.
+
+    With --to, --branch or --pr the result is published on the Hub; it stays here only where -o names it. The weights of
+    a folder that is on the Hub are copied there and never downloaded.
+
+    With --from or --all, -o is a folder, outputs that are there with this patch in their manifest are skipped, and one
+    failure does not end the others: exits with 1 when some failed, with 3 when all did.
     """
-    written = ("output", "in_place", "dry_run", "weights", "digest", "verify", "overlay", "body", "sync")
+    from ropepatch.errors import UsageError
+
+    publishing = {name: options.pop(name) for name in PUBLISHING}
+    written = ("output", "in_place", "dry_run", "weights", "digest", "verify", "overlay", "body", "sync", "sign")
     writing = {name: options.pop(name) for name in written}
+    publishes = [name for name, usual in PUBLISHING.items() if publishing[name] != usual]
+    if _many.one_source(listed, every, refs):
+        if publishes:
+            raise UsageError(f"--{publishes[0].replace('_', '-')} goes with one REF")
+        fresh = functools.partial(_fresh_patch, options=options)
+        force = options["force"]
+        found = _many.named(listed, refs[0] if refs else None)
+        return _many.apply(out, found, fresh, jobs=jobs, force=force, runtimes=wanted, **writing)
     recovered(out, refs[-1] if refs else "", writing["in_place"] and not writing["dry_run"])
+    if options["method"] == "dca" and len(refs) == 1:
+        import ropepatch
+        from ropepatch.dialects import dual_chunk
+
+        dual_chunk.check_readers(ropepatch.open(refs[0]), wanted)
     patch = _patch(refs, options)
     findings = examined(out, patch, wanted, force=options["force"] or writing["dry_run"])
-    finish(out, patch, findings=findings, **writing)
+    if publishes:
+        _publish(out, patch, findings, writing, publishing)
+    else:
+        finish(out, patch, findings=findings, **writing)
+    return 0
+
+
+def _publish(
+    out: Output, patch: Patch, findings: Sequence[Finding], writing: dict[str, Any], publishing: dict[str, Any]
+) -> None:
+    from ropepatch.cli import push
+    from ropepatch.cli._writing import tell
+    from ropepatch.errors import UsageError
+    from ropepatch.hub import client
+
+    if not (publishing["to"] or publishing["branch"] or publishing["pr"]):
+        name = next(name for name, usual in PUBLISHING.items() if publishing[name] != usual)
+        raise UsageError(f"--{name.replace('_', '-')} goes with --to, --branch or --pr")
+    idle = [name for name in ("in_place", "overlay") if writing[name]]
+    if idle:
+        raise UsageError(f"--{idle[0].replace('_', '-')} and publishing exclude each other")
+    client.bars(not (out.json or out.quiet))
+    kept = {name: writing[name] for name in ("output", "weights", "digest", "verify", "dry_run")}
+    with out.progress("writing and checking") as progress:
+        found = patch.push(**publishing, **kept, progress=progress)
+    push.show(out, found)
+    for note in () if out.json else patch.notes:
+        out.note(note)
+    tell(out, findings, f"hf://{found.repo}{f'@{found.revision}' if found.revision else ''}")
 
 
 def _patch(refs: Sequence[str], options: dict[str, Any]) -> Patch:
@@ -109,19 +173,25 @@ def _patch(refs: Sequence[str], options: dict[str, Any]) -> Patch:
 def _fresh_patch(ref: str, options: dict[str, Any]) -> Patch:
     import ropepatch
     from ropepatch.errors import UsageError
+    from ropepatch.methods import runtime_only
     from ropepatch.report import catalogue
 
     method = options["method"]
     if not method:
         raise UsageError("apply needs --method", hint="see ropepatch methods")
-    for name in method.split("+"):
-        catalogue.find(name)
+    if method not in runtime_only.NAMES:
+        for name in method.split("+"):
+            catalogue.find(name)
     settings: dict[str, Any] = _settings(options["settings"])
+    factor, record = options["factor"], None
     if options["factors"]:
-        settings |= _factors(method, options["factors"])
+        lists, record = _factors(method, options["factors"])
+        settings = {**lists, **settings}
+        if record and factor is None and options["length"] is None:
+            factor = record["factor"]
     return ropepatch.open(ref).patch(
         method,
-        options["factor"],
+        factor,
         length=options["length"],
         original=options["original_length"],
         existing=options["existing"],
@@ -130,6 +200,7 @@ def _fresh_patch(ref: str, options: dict[str, Any]) -> Patch:
         bake=options["bake"],
         force=options["force"],
         target_gamma=options["target_gamma"],
+        record=record,
         **settings,
     )
 
@@ -151,10 +222,15 @@ def _settings(pairs: Sequence[str]) -> dict[str, str]:
     return values
 
 
-def _factors(method: str, path: str) -> dict[str, Any]:
+def _factors(method: str, path: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The lists of a file, and how a search found them."""
     from ropepatch.dialects import factor_files
     from ropepatch.errors import UsageError
 
     if method.split("+")[0] != "longrope":
         raise UsageError(f"--factors goes with --method longrope, not {method}")
-    return dict(factor_files.read(path))
+    lists: dict[str, Any] = dict(factor_files.read(path))
+    record = factor_files.search_record(path)
+    if record and not factor_files.usual_attention(record):
+        lists["attention_factor"] = record["attention_factor"]
+    return lists, record

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ropepatch.cli import _many
 from ropepatch.cli._options import examples, standard
 from ropepatch.cli._output import Output
 from ropepatch.cli._writing import WritingCommand, finish, runtimes_option, writing_options
@@ -29,6 +30,7 @@ _WRITING = {
     "digest": None,
     "verify": "structure",
     "sync": True,
+    "sign": None,
 }
 
 
@@ -36,10 +38,13 @@ _WRITING = {
 @click.argument("ref")
 @runtimes_option("--runtime")
 @click.option("--length", type=click.IntRange(min=1), help="Long context to compare at; default: as declared.")
+@click.option("--all", "every", is_flag=True, help="REF is a folder or repository: every GGUF file in it.")
 @click.option("--fix", is_flag=True, help="Write a copy in which everything is mended that leaves no choice.")
 @writing_options
 @standard
-def command(out: Output, ref: str, wanted: tuple[str, ...], length: int | None, fix: bool, **writing: Any) -> int:
+def command(
+    out: Output, ref: str, wanted: tuple[str, ...], length: int | None, every: bool, fix: bool, **writing: Any
+) -> int:
     """Find what engines refuse, ignore or read otherwise.
 
     Each finding names its rule (ropepatch explain RP201), the engines that it concerns, and a fix. An error is what an
@@ -52,6 +57,10 @@ def command(out: Output, ref: str, wanted: tuple[str, ...], length: int | None, 
     idle = [name for name, usual in _WRITING.items() if writing[name] != usual]
     if idle and not fix:
         raise UsageError(f"--{idle[0].replace('_', '-')} goes with --fix")
+    if every:
+        if fix:
+            raise UsageError("--fix goes with one REF, not with --all")
+        return _many.doctor(out, ref, wanted, length)
     subject = subject_of(ref, wanted or None, length)
     if fix:
         patch, _ = mend(subject)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ropepatch.cli._options import complete_method, examples, standard
+from ropepatch.cli._options import examples, standard
 from ropepatch.cli._output import Output
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _EXAMPLES = examples(
 @click.command(epilog=_EXAMPLES)
 @click.argument("ref")
 @click.option("--length", type=click.IntRange(min=1), required=True, help="The context in tokens.")
-@click.option("--method", shell_complete=complete_method, help="Judge this method; default: the one that fits best.")
+@click.option("--method", help="Judge this method; default: the one that fits best.")
 @click.option("--target-gamma", type=float, metavar="G", help="Judge theta with the base for this γ (a heuristic).")
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Sequences at once.")
 @click.option(
@@ -106,8 +106,8 @@ def _show(out: Output, found: Plan, snippets: bool) -> None:
         names = ", ".join(item.method for item in found.methods if item.refused == why)
         out.note(f"{names} cannot be written: {why}")
     for why in dict.fromkeys(found.skipped.values()):
-        names = [name for name, reason in found.skipped.items() if reason == why]
-        out.note(f"{', '.join(names) if len(names) < len(REGISTRY) // 2 else 'no method'}: {why}")
+        skipped = [name for name, reason in found.skipped.items() if reason == why]
+        out.note(f"{', '.join(skipped) if len(skipped) < len(REGISTRY) // 2 else 'no method'}: {why}")
     for note in (*found.notes, *(found.cost.notes if found.cost else (f"no cost: {found.cost_unknown}",))):
         out.note(note)
     out.hint("measured is better: ropepatch audit tests retrieval at the length")

@@ -11,12 +11,19 @@ from ropepatch.cli._output import Output
 from ropepatch.cli._writing import WritingCommand, finish, recovered, writing_options
 
 
-@click.command(cls=WritingCommand, epilog=examples("replay model-Q8_0-yarn-4x.ropepatch.json model-Q4_K_M.gguf"))
+@click.command(
+    cls=WritingCommand,
+    epilog=examples(
+        "replay model-Q8_0-yarn-4x.ropepatch.json model-Q4_K_M.gguf",
+        "replay model-Q8_0-yarn-4x.ropepatch.json other-model.gguf --force",
+    ),
+)
 @click.argument("manifest")
 @click.argument("ref")
+@click.option("--force", is_flag=True, help="Also on another model: the same method and parameters there.")
 @writing_options
 @standard
-def command(out: Output, manifest: str, ref: str, **writing: Any) -> None:
+def command(out: Output, manifest: str, ref: str, force: bool, **writing: Any) -> None:
     """Repeat the patch of another file on REF.
 
     MANIFEST is the record beside a patched file, or a patch that apply --dry-run --json printed. REF has to hold the
@@ -26,4 +33,4 @@ def command(out: Output, manifest: str, ref: str, **writing: Any) -> None:
     from ropepatch.cli import _records
 
     recovered(out, ref, writing["in_place"] and not writing["dry_run"])
-    finish(out, ropepatch.replay(_records.read(manifest), ref), **writing)
+    finish(out, ropepatch.replay(_records.read(manifest), ref, force=force), **writing)

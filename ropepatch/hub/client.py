@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import sys
 import time
-import urllib.parse
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ropepatch._version import __version__
-from ropepatch.errors import HubError, InputError, RopepatchError
+from ropepatch.errors import HubError, InputError
+from ropepatch.hub.problems import endpoint, translated, transport_errors
 from ropepatch.hub.refs import HubRef
 
 #: repositories with more files hold no single model
@@ -58,17 +57,17 @@ class Snapshot:
 
 
 def api() -> Any:
-    """The client of huggingface_hub under this program's name."""
+    """The client of huggingface_hub under this program's name; it speaks through errors alone."""
     from huggingface_hub import HfApi
 
+    _utils().logging.set_verbosity_error()
     return HfApi(library_name="ropepatch", library_version=__version__)
 
 
-def endpoint() -> str:
-    """The server's address."""
-    from huggingface_hub import constants
-
-    return str(constants.ENDPOINT)
+def bars(shown: bool) -> None:
+    """Whether huggingface_hub draws its progress bars: on a terminal, for who wants them."""
+    if not (shown and sys.stderr.isatty()):
+        _utils().disable_progress_bars()
 
 
 def offline() -> bool:
@@ -76,6 +75,15 @@ def offline() -> bool:
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
+
+
+def uses_xet() -> bool:
+    """Whether large files go as chunks, of which only new ones are sent."""
+    from importlib.util import find_spec
+
+    from huggingface_hub import constants
+
+    return find_spec("hf_xet") is not None and not constants.HF_HUB_DISABLE_XET
 
 
 def look(ref: HubRef) -> Snapshot:
@@ -100,6 +108,23 @@ def look(ref: HubRef) -> Snapshot:
     if len(commit) != 40 or not set(commit) <= set("0123456789abcdef"):
         raise HubError(f"the server names the commit {commit[:50]!r}", where=str(ref))
     return Snapshot(ref.at(commit), commit, files, bool(info.gated), bool(info.private))
+
+
+def found(ref: HubRef) -> Snapshot | None:
+    """The same; None where there is no such repository or revision, or none that the token may see.
+
+    Raises:
+        HubError: something else stands in the way.
+    """
+    from huggingface_hub import errors
+
+    try:
+        return look(ref)
+    except HubError as error:
+        missing = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError)
+        if isinstance(error.__cause__, missing) and not isinstance(error.__cause__, errors.GatedRepoError):
+            return None
+        raise
 
 
 def cached(ref: HubRef, name: str) -> Path | None:
@@ -173,7 +198,7 @@ class Ranges:
                 if response.history:
                     self._location = str(response.url)
                 return self._body(response, start, end, limit)
-        except _transport_errors():
+        except transport_errors():
             if last:
                 raise
             return None
@@ -215,99 +240,3 @@ def _utils() -> Any:
     from huggingface_hub import utils
 
     return utils
-
-
-def _transport_errors() -> tuple[type[BaseException], ...]:
-    """What the client raises when no answer comes; its library changed with its second version."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    module = __import__(HfHubHTTPError.__bases__[0].__module__.split(".")[0])
-    return (module.TransportError,)
-
-
-@contextlib.contextmanager
-def translated(where: HubRef) -> Iterator[None]:
-    """Turn what huggingface_hub raises into one line and exit code 4."""
-    try:
-        yield
-    except RopepatchError:
-        raise
-    except Exception as error:
-        found = _explained(error, where)
-        if found is None:
-            raise
-        raise found from None
-
-
-def _explained(error: Exception, where: HubRef) -> HubError | None:
-    """The error as one line; None where it is no matter of the Hub."""
-    from huggingface_hub import errors
-
-    place = str(where)
-    if isinstance(error, errors.OfflineModeIsEnabled):
-        return HubError(
-            "is not in the cache, and HF_HUB_OFFLINE forbids to ask for it",
-            where=place,
-            hint=f"hf download {where.repo} while online",
-        )
-    if isinstance(error, errors.GatedRepoError):
-        return HubError(
-            "is gated: its owner asks for conditions to be accepted first",
-            where=place,
-            hint=f"accept them at {endpoint()}/{where.repo} and log in with hf auth login or HF_TOKEN",
-        )
-    if isinstance(error, errors.RepositoryNotFoundError):
-        guessed = "there is no such path, and on the Hub " if where.guessed else ""
-        return HubError(
-            f"{guessed}there is no such repository, or it is private",
-            where=place,
-            hint="check the name; for a private one log in with hf auth login or HF_TOKEN",
-        )
-    if isinstance(error, errors.RevisionNotFoundError):
-        return HubError(f"there is no revision {where.revision!r}", where=f"hf://{where.repo}")
-    if isinstance(error, errors.EntryNotFoundError):
-        return HubError("there is no such file", where=place)
-    if isinstance(error, errors.HfHubHTTPError):
-        return _by_status(error, where)
-    if isinstance(error, (errors.HFValidationError, errors.LocalTokenNotFoundError, errors.FileDuplicationError)):
-        return HubError(_line(error), where=place)
-    if isinstance(error, _transport_errors()):
-        timeout = "Timeout" in type(error).__name__
-        return HubError(
-            f"{host()} {'did not answer in time' if timeout else 'cannot be reached'}: {_line(error) or 'no answer'}",
-            where=place,
-            hint="check the network, or work from the cache with HF_HUB_OFFLINE=1",
-        )
-    return None
-
-
-def _by_status(error: Any, where: HubRef) -> HubError:
-    status = error.response.status_code
-    said = _line(error.server_message or error.response.headers.get("X-Error-Message") or "")
-    tail = f" ({said})" if said else ""
-    if status == 401:
-        return HubError(f"the token is not accepted{tail}", where=str(where), hint="log in with hf auth login")
-    if status == 403:
-        return HubError(f"no permission{tail}", where=str(where), hint="the token may lack the right to write there")
-    if status == 412:
-        return HubError(
-            "the repository has moved on since it was read; nothing was published",
-            where=str(where),
-            hint="run it again",
-        )
-    if status == 429:
-        wait = error.response.headers.get("Retry-After")
-        after = f"wait {wait} s and run it again" if wait and wait.isdigit() else "wait and run it again"
-        return HubError("the server's rate limit is reached", where=str(where), hint=after)
-    if status >= 500:
-        return HubError(f"the server failed with {status}{tail}", where=str(where), hint="try again later")
-    return HubError(f"the server refused with {status}{tail}", where=str(where))
-
-
-def host() -> str:
-    """The server's name."""
-    return urllib.parse.urlsplit(endpoint()).netloc or endpoint()
-
-
-def _line(text: object) -> str:
-    return " ".join(str(text).split())[:300]

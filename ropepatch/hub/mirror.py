@@ -7,20 +7,21 @@ frequency factors are tensors, whose records come last. Arrays of numbers in it 
 from __future__ import annotations
 
 import struct
+import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from ropepatch.containers import gguf, safetensors
 from ropepatch.dialects import inv_freq_tensors
-from ropepatch.errors import HubError, InputError, UsageError
+from ropepatch.errors import HubError, InputError
 from ropepatch.hub import client
+from ropepatch.hub.choosing import METADATA, chosen, firsts, shards_of
 from ropepatch.hub.client import Ranges, Snapshot
 from ropepatch.hub.refs import HubRef, parse
 from ropepatch.naming import SHARD
 from ropepatch.storage.remote import Mirror, Sparse
 
-METADATA = ("config.json", "params.json")
 #: the largest file that is fetched whole; an index of shards is the longest
 SMALL = 32 << 20
 #: a GGUF header with more than this is no model's; the largest vocabularies take about 20 MB
@@ -53,6 +54,7 @@ class Opened:
 
 
 _OPENED: OrderedDict[str, Opened] = OrderedDict()
+_LOCK = threading.Lock()
 
 
 def opened(ref: str) -> Opened:
@@ -63,16 +65,48 @@ def opened(ref: str) -> Opened:
         InputError: there is no checkpoint in it.
         UsageError: it holds several, and none is named.
     """
-    known = _OPENED.get(ref)
+    with _LOCK:
+        known = _OPENED.get(ref)
     if known is None:
         known = _offline(parse(ref)) if client.offline() else _online(parse(ref))
+    with _LOCK:
         _OPENED[ref] = _OPENED[str(known.ref)] = known
-    _OPENED.move_to_end(ref)
-    while len(_OPENED) > 2 * _KEPT:
-        _, oldest = _OPENED.popitem(last=False)
-        if oldest.mirror is not None and oldest not in _OPENED.values():
-            oldest.mirror.close()
+        _OPENED.move_to_end(ref)
+        while len(_OPENED) > 2 * _KEPT:
+            _, oldest = _OPENED.popitem(last=False)
+            if oldest.mirror is not None and oldest not in _OPENED.values():
+                oldest.mirror.close()
     return known
+
+
+def models(ref: str) -> list[str]:
+    """Every GGUF model of a repository or of a folder in it, as refs at one commit.
+
+    Raises:
+        HubError: the repository cannot be seen.
+        InputError: it holds none.
+    """
+    place = parse(ref)
+    if client.offline():
+        folder = snapshot_folder(place)
+        names = [p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*.gguf"))] if folder else []
+        found = [str(place.at(folder.name).within(name)) for name in firsts(names, place.file)] if folder else []
+    else:
+        snapshot = client.look(place)
+        found = [str(snapshot.ref.within(name)) for name in firsts(snapshot.files, place.file)]
+    if not found:
+        raise InputError("holds no GGUF file", where=ref)
+    return found
+
+
+def look(ref: HubRef) -> Snapshot:
+    """What a repository holds at a commit, from memory where this process has opened it.
+
+    Raises:
+        HubError: it cannot be seen.
+    """
+    known = _OPENED.get(str(ref))
+    return known.snapshot if known is not None and known.snapshot is not None else client.look(ref)
 
 
 def _online(ref: HubRef) -> Opened:
@@ -91,86 +125,6 @@ def _online(ref: HubRef) -> Opened:
         mirror.close()
         raise
     return Opened(pinned, mirror.root / file if file else mirror.root, snapshot, mirror)
-
-
-def chosen(snapshot: Snapshot, file: str | None) -> str | None:
-    """The file or folder that is meant; None for the top of the repository.
-
-    Raises:
-        HubError: there is no such file.
-        UsageError: there are several GGUF models, and none is named.
-        InputError: there is nothing that is a checkpoint.
-    """
-    where = str(snapshot.ref.within(file))
-    if file in snapshot.files:
-        return file
-    below = f"{file}/" if file else ""
-    names = [name for name in snapshot.files if name.startswith(below)]
-    if not names:
-        raise HubError("there is no such file", where=where, hint=_nearby(snapshot, file))
-    if any(f"{below}{name}" in snapshot.files for name in METADATA):
-        return file
-    models = gguf_models(snapshot, file)
-    if len(models) == 1:
-        return models[0]
-    if models:
-        shown = ", ".join(_sized(snapshot, name) for name in models[:12])
-        more = f" and {len(models) - 12} more" if len(models) > 12 else ""
-        example = snapshot.ref.within(models[0])
-        raise UsageError(f"{where} holds {len(models)} GGUF models: {shown}{more}", hint=f"name one: {example}")
-    if [name for name in names if name.endswith(".safetensors") and "/" not in name.removeprefix(below)]:
-        return file
-    raise InputError("holds no config.json, params.json, GGUF or safetensors file", where=where)
-
-
-def gguf_models(snapshot: Snapshot, folder: str | None = None) -> list[str]:
-    """The GGUF models of a repository, by their first shards; vision projectors and importance matrices left out."""
-    below = f"{folder}/" if folder else ""
-    found = []
-    for name in sorted(snapshot.files):
-        if not name.startswith(below) or not name.endswith(".gguf"):
-            continue
-        leaf = PurePosixPath(name).name
-        match = SHARD.match(leaf)
-        if (match and int(match["number"]) != 1) or "mmproj" in leaf.lower() or "imatrix" in leaf.lower():
-            continue
-        found.append(name)
-    return found
-
-
-def shards_of(snapshot: Snapshot, file: str) -> list[str]:
-    """``file``, or all shards of the split model that it belongs to.
-
-    Raises:
-        InputError: a shard is missing.
-    """
-    path = PurePosixPath(file)
-    match = SHARD.match(path.name)
-    if match is None:
-        return [file]
-    count = int(match["count"])
-    if not 1 <= count <= 4096:
-        raise InputError(f"says that it is one of {count} shards", where=str(snapshot.ref.within(file)))
-    names = [str(path.with_name(f"{match['stem']}-{n:05d}-of-{count:05d}.gguf")) for n in range(1, count + 1)]
-    for name in names:
-        if name not in snapshot.files:
-            raise InputError(f"shard {name} is missing", where=str(snapshot.ref.within(file)))
-    return names
-
-
-def _sized(snapshot: Snapshot, name: str) -> str:
-    size = sum(snapshot.files[shard].size for shard in shards_of(snapshot, name))
-    return f"{name} ({size / 1e9:.1f} GB)" if size >= 1e8 else f"{name} ({size / 1e6:.1f} MB)"
-
-
-def _nearby(snapshot: Snapshot, file: str | None) -> str | None:
-    import difflib
-
-    near = difflib.get_close_matches(file or "", snapshot.files, n=1)
-    return f"did you mean {near[0]}?" if near else None
-
-
-# fetching
 
 
 def _small(mirror: Mirror, snapshot: Snapshot, name: str) -> bool:

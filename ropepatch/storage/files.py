@@ -229,6 +229,26 @@ def write_spliced(
         os.close(origin)
 
 
+def beginning(path: Path, splices: Sequence[Splice], count: int) -> bytes:
+    """The first ``count`` bytes of what the splices make of a file, fewer where there are no more.
+
+    Args:
+        path: the file.
+        splices: what is exchanged in it.
+        count: how many bytes.
+    """
+    made = bytearray()
+    with open(path, "rb", buffering=0) as file:
+        for segment in segments(splices, path.stat().st_size):
+            if isinstance(segment, bytes):
+                made += segment
+            else:
+                made += os.pread(file.fileno(), min(segment[1], count - len(made)), segment[0])
+            if len(made) >= count:
+                break
+    return bytes(made[:count])
+
+
 def write_at(descriptor: int, data: bytes, offset: int) -> None:
     """Write all of ``data`` at ``offset``."""
     view = memoryview(data)

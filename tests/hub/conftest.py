@@ -40,3 +40,11 @@ def shell(server: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     running = Shell(server.env(tmp_path_factory.mktemp("home")))
     yield running
     running.close()
+
+
+@pytest.fixture(scope="session")
+def lfs_shell(server: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    """The same without Xet: large files go by LFS."""
+    running = Shell(server.env(tmp_path_factory.mktemp("home-lfs"), xet=False))
+    yield running
+    running.close()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ropepatch import schemas
 from tests.support.command import ROOT, Ended, ropepatch
 from tests.support.hub_models import LLAMA_8B, sparse_gguf, sparse_safetensors
 from tests.support.hub_server import READER, WRITER, HubServer
@@ -118,6 +119,19 @@ def test_many_ggufs(hub: HubServer, shell: Shell) -> None:
     assert "m-Q8_0.gguf" in done.err
     assert "mmproj" not in done.err
     assert shell.run("inspect", "hf://org/many/m-F16.gguf").code == 0
+
+
+def test_all_ggufs(hub: HubServer, shell: Shell) -> None:
+    """--all looks at every GGUF of a repository at one commit, for inspect and doctor; a projector is none."""
+    rows = shell.run("inspect", "hf://org/many", "--all", "--json", "--jobs", 2).document["rows"]
+    reports = shell.run("doctor", "org/many", "--all", "--json").document
+
+    commit = hub.store.repos["org/many"].branches["main"]
+    wanted = [f"hf://org/many@{commit}/{name}" for name in ("m-F16.gguf", "m-Q8_0.gguf")]
+    assert [row["ref"] for row in rows] == wanted
+    assert [row["error"] for row in rows] == [None, None]
+    assert [report["ref"] for report in reports["reports"]] == wanted
+    schemas.validator("examinations").validate(reports)
 
 
 ERRORS = {

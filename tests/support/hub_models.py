@@ -70,3 +70,25 @@ def sparse_safetensors(folder: Path, *, shards: int = 8, size: int = 5 << 30) ->
         weight_map[f"model.layers.{number}.mlp.up_proj.weight"] = name
     index = {"metadata": {"total_size": shards * size}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def random_gguf(path: Path, megabytes: int = 64) -> None:
+    """A llama of that size whose weights repeat nowhere."""
+    from gguf import GGUFWriter
+
+    writer = GGUFWriter(path, "llama")
+    writer.add_context_length(2048)
+    writer.add_embedding_length(4096)
+    writer.add_block_count(1)
+    writer.add_head_count(32)
+    writer.add_rope_dimension_count(128)
+    writer.add_rope_freq_base(10000.0)
+    draw = np.random.default_rng(7)
+    rows = megabytes * 32
+    for number in range(4):
+        weights = draw.integers(0, 1 << 16, (rows, 4096), dtype=np.uint16)
+        writer.add_tensor(f"blk.0.part{number}.weight", weights.view(np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

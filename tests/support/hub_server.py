@@ -51,6 +51,8 @@ class Fault:
     cut: int | None = None
     #: answer ranges with the whole file, as a server without ranges does
     whole: bool = False
+    #: what happens just before the request is answered as ever
+    act: Callable[[], object] | None = None
 
 
 class Refused(Exception):
@@ -128,7 +130,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._read = False
         fault = self._fault()
         try:
-            if fault is not None and fault.cut is None and not fault.whole:
+            if fault is not None and fault.act is not None:
+                fault.act()
+            elif fault is not None and fault.cut is None and not fault.whole:
                 self._body()
                 raise Refused(fault.status, fault.message, None)
             self._cut, self._whole = (fault.cut, fault.whole) if fault else (None, False)
@@ -346,6 +350,19 @@ class _Handler(BaseHTTPRequestHandler):
         found.branches[branch] = self._commit(found, start)
         self._json({})
 
+    def delete(self) -> None:
+        """Remove a repository."""
+        asked = json.loads(self._body())
+        name = f"{asked.get('organization') or self._user}/{asked['name']}"
+        self._repo(name, write=True)
+        del self.hub.store.repos[name]
+        self._json({})
+
+    def delete_branch(self, repo: str, branch: str) -> None:
+        """Remove a branch."""
+        del self._repo(repo, write=True).branches[branch]
+        self._json({})
+
     def validate(self) -> None:
         """A card's front matter."""
         text = json.loads(self._body())["content"]
@@ -463,7 +480,9 @@ _ROUTES: tuple[tuple[str, str, Callable[..., None]], ...] = (
     ("GET HEAD", r"/cdn/(?P<signed>.+)", _Handler.cdn),
     ("GET", rf"/api/models/{_R}/xet-(?P<right>read|write)-token/(?P<rev>[^/]+)", _Handler.xet_token),
     ("POST", r"/api/repos/create", _Handler.create),
+    ("DELETE", r"/api/repos/delete", _Handler.delete),
     ("POST", rf"/api/models/{_R}/branch/(?P<branch>[^/]+)", _Handler.branch),
+    ("DELETE", rf"/api/models/{_R}/branch/(?P<branch>[^/]+)", _Handler.delete_branch),
     ("POST", r"/api/validate-yaml", _Handler.validate),
     ("POST", rf"/api/models/{_R}/preupload/(?P<rev>[^/]+)", _Handler.preupload),
     ("POST", rf"/{_R}\.git/info/lfs/objects/batch", _Handler.batch),
