@@ -94,8 +94,8 @@ def _gamma_of_bases(among: Sequence[Result], bases: int) -> str:
     if law is None or law.share.within is None:
         return ""
     return (
-        f" Where nothing but the base changes (n = {bases}) it reaches {law.share.within:+.2f}, as the base itself does: "
-        "see below."
+        f" Where nothing but the base changes (n = {bases}) it reaches {law.share.within:+.2f}, as the base itself "
+        "does: see below."
     )
 
 
