@@ -101,7 +101,7 @@ def audit(
         UsageError: lengths, depths, tasks, variants or the alphabet cannot be used.
         InputError: the checkpoint cannot be run.
     """
-    model = _opened(ref)
+    model = _opened(ref, weights=engine != "http")
     factors = [factor] if isinstance(factor, (int, float)) else list(factor or ())
     chosen = variants.resolve(model, None if base is None else _opened(base), methods, factors, variant, url)
     trained = trained_context(chosen[0].profile)
@@ -274,8 +274,10 @@ class _Run:
         return None if len(known) == len(result.depths) else tuple(known)
 
 
-def _opened(ref: str | Path | Checkpoint) -> Checkpoint:
-    return ref if isinstance(ref, Checkpoint) else checkpoint.open_whole(ref)
+def _opened(ref: str | Path | Checkpoint, *, weights: bool = True) -> Checkpoint:
+    if isinstance(ref, Checkpoint):
+        return ref
+    return checkpoint.open_whole(ref) if weights else checkpoint.open(ref)
 
 
 def _lengths(given: Sequence[int] | None, trained: int, chosen: Sequence[Variant]) -> tuple[int, ...]:

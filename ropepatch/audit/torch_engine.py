@@ -74,6 +74,11 @@ class Model:
             made.share(self.first)
         return made
 
+    @property
+    def held(self) -> int:
+        """Bytes of the weights that have been read so far."""
+        return self.first._held.taken
+
     def estimate(self, length: int, rows: int) -> dict[str, int]:
         """Bytes that a cell takes: weights, key-value cache twice (one continues the other), attention, logits."""
         size, item = self.sizes, 4 if "32" in str(self.dtype) else 2
@@ -133,7 +138,8 @@ class TorchEngine:
 
         if self._device == "cuda":
             return int(torch.cuda.mem_get_info()[0] + torch.cuda.memory_allocated())
-        return memory.available()
+        free = memory.available()
+        return None if free is None else free + sum(model.held for model in self._models.values())
 
     def answers(self, variant: Variant, texts: Texts, rows: int) -> dict[float, Answers]:
         """On the decoder, rotating as the variant does in a context of the texts' length."""

@@ -73,7 +73,11 @@ class TransformersEngine:
 
         if self._device == "cuda":
             return int(torch.cuda.mem_get_info()[0] + torch.cuda.memory_allocated())
-        return memory.available()
+        free = memory.available()
+        if free is None or self._loaded is None:
+            return free
+        held = sum(int(item.numel() * item.element_size()) for item in self._loaded[1].parameters())
+        return free + held
 
     def answers(self, variant: Variant, texts: Texts, rows: int) -> dict[float, Answers]:
         """By the model's own forward pass.

@@ -126,7 +126,7 @@ def _parsed(start: Checkpoint, text: str) -> Variant:
         return _grouped(start, text, rest)
     if method.split("+")[0] not in REGISTRY:
         try:
-            other = checkpoint.open(text)
+            other = checkpoint.open_whole(text)
         except InputError:
             raise UsageError(
                 f"{text!r:.80} is neither METHOD:FACTOR nor a checkpoint", hint="for example --variant yarn:4"

@@ -106,8 +106,8 @@ def prepare(patch: Patch, source: Bundle, weights: str) -> ForwardCheck:
         )
     model = checkpoint.open(Path(source.anchor))
     settings = forward.Settings(engine=engines.suitable(model))
-    engines.require(settings.engine)
     verification.affordable(model, _promise(patch), settings)
+    engines.require(settings.engine)
     return ForwardCheck(patch, settings)
 
 

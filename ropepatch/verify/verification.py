@@ -183,8 +183,8 @@ def examine(
     """
     from ropepatch.verify import engines, forward, promise
 
-    engines.require(settings.engine)
     memory = affordable(model, promised, settings, limit, announce)
+    engines.require(settings.engine)
     if memory:
         settings = dataclasses.replace(settings, hold=memory["held_weights"])
     static = promise.checks(model, promised)

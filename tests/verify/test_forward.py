@@ -15,7 +15,8 @@ import torch
 
 import ropepatch
 from ropepatch import schemas
-from ropepatch.containers import gguf
+from ropepatch.cli import main
+from ropepatch.containers import gguf, gguf_rewrite
 from ropepatch.verify import forward, probes, promise, shape, surroundings
 from ropepatch.verify.promise import Check
 from ropepatch.verify.verification import Verification
@@ -40,7 +41,7 @@ def set_key(path: Path, key: str, value: Any) -> None:
     """Overwrite a value of a GGUF where it stands."""
     header = gguf.scan(path)
     record = header.keys[key]
-    new = gguf.encode_key(header, key, gguf.TYPE_NAMES[record.type], value)
+    new = gguf_rewrite.encode_key(header, key, gguf.TYPE_NAMES[record.type], value)
     assert len(new) == record.end - record.start
     data = bytearray(path.read_bytes())
     data[record.start : record.end] = new
@@ -323,14 +324,16 @@ def test_command_refuses_what_does_not_fit(yarn: Path) -> None:
     assert "fewer --layers" in ended.err
 
 
-def test_command_exits_with_1_for_a_failed_check(yarn_gguf: Path) -> None:
+def test_command_exits_with_1_for_a_failed_check(yarn_gguf: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A finding is exit code 1, and the document names it."""
     set_key(yarn_gguf, "llama.context_length", 256)
-    ended = command("verify", yarn_gguf, "--json", "--no-record")
+    with pytest.raises(SystemExit) as ended:
+        main(["verify", str(yarn_gguf), "--json", "--no-record"])
+    document = json.loads(capsys.readouterr().out)
 
-    assert ended.code == 1
-    schemas.validator("verify").validate(ended.document)
-    assert ended.document["predicate"]["failedTests"] == ["context"]
+    assert ended.value.code == 1
+    schemas.validator("verify").validate(document)
+    assert document["predicate"]["failedTests"] == ["context"]
     assert not yarn_gguf.with_suffix(".ropepatch-verify.json").exists()
 
 
