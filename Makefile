@@ -108,12 +108,14 @@ docs: $(TEST)
 	$(BIN)/python tools/methods_page.py
 	$(BIN)/python tools/runtimes_page.py
 	$(BIN)/python tools/doc_outputs.py
+	$(BIN)/python tools/hub_page.py
 
 docs-check: $(TEST)
 	$(BIN)/python tools/cli_reference.py --check
 	$(BIN)/python tools/methods_page.py --check
 	$(BIN)/python tools/runtimes_page.py --check
 	$(BIN)/python tools/doc_outputs.py --check
+	$(BIN)/python tools/hub_page.py --check
 
 bench: $(CORE)
 	$(BIN)/python benchmarks/large_gguf.py $(BENCH)

@@ -64,6 +64,11 @@ def api() -> Any:
     return HfApi(library_name="ropepatch", library_version=__version__)
 
 
+def headers() -> dict[str, str]:
+    """What requests to the Hub carry: who asks, and the token."""
+    return dict(_utils().build_hf_headers(library_name="ropepatch", library_version=__version__))
+
+
 def bars(shown: bool) -> None:
     """Whether huggingface_hub draws its progress bars: on a terminal, for who wants them."""
     if not (shown and sys.stderr.isatty()):
@@ -180,12 +185,12 @@ class Ranges:
     def _attempt(self, start: int, end: int | None, limit: int | None, *, last: bool) -> bytes | None:
         """One request; None where another try may help."""
         utils = _utils()
-        headers = {"Accept-Encoding": "identity", **self._headers()}
+        sent = {"Accept-Encoding": "identity", **self._headers()}
         if end is not None:
-            headers["Range"] = f"bytes={start}-{end - 1}"
+            sent["Range"] = f"bytes={start}-{end - 1}"
         try:
             with utils.get_session().stream(
-                "GET", self._location, headers=headers, follow_redirects=True, timeout=_TIMEOUT
+                "GET", self._location, headers=sent, follow_redirects=True, timeout=_TIMEOUT
             ) as response:
                 if response.status_code in _PASSING and not last:
                     return None
@@ -206,7 +211,7 @@ class Ranges:
     def _headers(self) -> dict[str, str]:
         if self._location != self._own:
             return {"User-Agent": f"ropepatch/{__version__}"}
-        return dict(_utils().build_hf_headers(library_name="ropepatch", library_version=__version__))
+        return headers()
 
     def _body(self, response: Any, start: int, end: int | None, limit: int | None) -> bytes:
         """What was asked for, never more: a server may send a whole file instead."""

@@ -70,6 +70,7 @@ class HubServer:
         self.store = Store(root)
         self.log: list[Request] = []
         self.faults: list[Fault] = []
+        self._chunks = 0
         server = self
 
         class Bound(_Handler):
@@ -108,6 +109,14 @@ class HubServer:
     def received(self) -> int:
         """Bytes of all requests since the last reset."""
         return sum(one.received for one in self.log)
+
+    def traffic(self) -> dict[str, int]:
+        """What was asked since the last question, for the tool that writes the page about the Hub."""
+        told = {"requests": len(self.log), "down": self.sent, "up": self.received}
+        grown = self.store.cas_bytes()
+        told["chunks"], self._chunks = grown - self._chunks, grown
+        self.reset()
+        return told
 
     def env(self, home: Path, token: str | None = WRITER, *, xet: bool = True) -> dict[str, str]:
         """What a client process needs to talk to this server and to nobody else."""
