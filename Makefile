@@ -11,18 +11,22 @@ SOURCE := $(shell find ropepatch schemas -type f -not -name '*.pyc' 2>/dev/null)
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo setup test conformance lint format docs docs-check bench fixtures clean
+.PHONY: help demo setup test conformance fuzz picture lint format docs docs-check bench bench-audit fixtures gpu-evidence clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo      patch a small GGUF with YaRN x4: before, after, verification, manifest, undo"
+	@echo "make demo      patch a small GGUF with YaRN x4: before, after, verification, manifest, undo; audit a trained one"
 	@echo "make test      install what the tests need and run them all"
 	@echo "make conformance  fetch vLLM's and mlx-lm's own code and hold the predictions against it (340 MB)"
+	@echo "make fuzz      feed broken files to every reader for FUZZ_SECONDS (600); keeps what it finds as a test"
 	@echo "make lint      ruff check, ruff format --check, mypy"
 	@echo "make format    let ruff rewrite what it can"
-	@echo "make docs      write docs/cli.md, methods.md, runtimes.md and the outputs in the other pages (docs-check: compare)"
-	@echo "make bench     make a 4 GB GGUF and measure ropepatch against cp and gguf-new-metadata"
+	@echo "make docs      write docs/cli.md, methods.md, runtimes.md, rules.md and the outputs in the other pages (docs-check: compare)"
+	@echo "make bench     measure ropepatch against cp, sha256sum and the gguf library on a 4 GB GGUF (BENCH=--help)"
+	@echo "make bench-audit  measure the audit against a plain transformers loop"
+	@echo "make picture   audit the trained fixture and draw docs/images/audit.png"
 	@echo "make fixtures  make the small checkpoints again (trains one of them: about five minutes)"
+	@echo "make gpu-evidence  on a machine with a CUDA device: run its tests, keep what came out in docs/evidence/"
 	@echo "make clean     remove .venv, build products and caches"
 
 $(BIN)/python:
@@ -41,6 +45,8 @@ $(CORE): pyproject.toml $(SOURCE) | $(BIN)/python
 $(TEST): pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet torch==2.13.0
 	$(BIN)/pip install --quiet --editable '.[test]'
+	@$(BIN)/pip install --quiet --only-binary mlx,mlx-cpu --editable '.[mlx]' || \
+	  echo "no mlx-lm for this system: its live tests will be skipped"
 	@touch $@
 
 $(MODEL): | $(CORE)
@@ -67,6 +73,14 @@ export MANIFEST_IN_SHORT
 # Runs in the demo's folder, so that the commands shown are those that a user would type.
 SHOWN = cd $(DEMO) && echo "\$$ ropepatch $(1)" && $(abspath $(BIN))/ropepatch $(1)
 
+# llama.cpp is one wheel of 34 MB for every Python, torch several times that; what it says is the same.
+LLAMACPP := xllamacpp>=2026.10
+AUDIT = audit retriever.gguf --engine llama.cpp --method linear,ntk,yarn --factor 4 --lengths 256,512,1024 \
+  --depths 0:0.9:4 --samples 8 --task passkey --alphabet bos=0,filler=1-40,key=41-72,value=73-136
+# The picture in README.md, of the same audit at more lengths and depths (the plot extra).
+PICTURE = audit fixtures/tiny-retriever.gguf --engine llama.cpp --method linear,ntk,yarn --factor 4 \
+  --lengths 256,512,1024,2048 --samples 16 --task passkey --alphabet bos=0,filler=1-40,key=41-72,value=73-136
+
 demo: $(CORE) $(MODEL)
 	@rm -rf $(DEMO) && mkdir -p $(DEMO) && cp $(MODEL) $(DEMO)/model.gguf
 	@echo; echo "== 1. before"
@@ -82,6 +96,10 @@ demo: $(CORE) $(MODEL)
 	@echo; echo "== 6. undo, from the output and the manifest alone"
 	@$(call SHOWN,revert model-yarn-4x.gguf)
 	@cmp $(DEMO)/model.gguf $(DEMO)/model-yarn-4x-reverted.gguf && echo "cmp: the restored file and the input are the same, byte for byte"
+	@echo; echo "== 7. does it still find things? A trained model of 100,000 parameters, in llama.cpp, unpatched and with three methods"
+	@if [ -e $(TEST) ] || $(BIN)/pip install --quiet "$(LLAMACPP)"; then \
+	  cp fixtures/tiny-retriever.gguf $(DEMO)/retriever.gguf; $(call SHOWN,$(AUDIT)); \
+	  else echo "xllamacpp (llama.cpp as a wheel) does not install here: the audit is left out"; fi
 	@echo; echo "The files are in $(DEMO)/; the program is $(BIN)/ropepatch."
 
 setup: $(TEST)
@@ -93,6 +111,15 @@ test: $(TEST)
 conformance: $(TEST)
 	$(BIN)/python tests/conformance/optional/environment.py $(CONFORMANCE)
 	$(CONFORMANCE)/bin/python -m pytest tests/conformance/optional tests/runtimes/test_live.py
+
+picture: $(TEST)
+	$(BIN)/ropepatch $(PICTURE) --png docs/images/audit.png
+
+# atheris, which has no wheel for every Python, is asked for but not insisted on: without it hypothesis does the work.
+fuzz: $(TEST)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/pip install --quiet --only-binary :all: atheris 2>/dev/null \
+	  || echo "atheris does not install here; hypothesis draws the inputs"
+	$(BIN)/python -m fuzz
 
 lint: $(TEST)
 	$(BIN)/ruff check .
@@ -107,6 +134,7 @@ docs: $(TEST)
 	$(BIN)/python tools/cli_reference.py
 	$(BIN)/python tools/methods_page.py
 	$(BIN)/python tools/runtimes_page.py
+	$(BIN)/python tools/rules_page.py
 	$(BIN)/python tools/doc_outputs.py
 	$(BIN)/python tools/hub_page.py
 
@@ -114,16 +142,24 @@ docs-check: $(TEST)
 	$(BIN)/python tools/cli_reference.py --check
 	$(BIN)/python tools/methods_page.py --check
 	$(BIN)/python tools/runtimes_page.py --check
+	$(BIN)/python tools/rules_page.py --check
 	$(BIN)/python tools/doc_outputs.py --check
 	$(BIN)/python tools/hub_page.py --check
 
 bench: $(CORE)
-	$(BIN)/python benchmarks/large_gguf.py $(BENCH)
+	$(BIN)/python benchmarks/run.py $(BENCH)
+
+bench-audit: $(TEST)
+	$(BIN)/python benchmarks/audit.py $(BENCH)
 
 # Trains for about five CPU minutes on one thread; nothing else needs it, the checkpoint is part of the repository.
 fixtures: $(TEST)
 	$(BIN)/python fixtures/make_fixtures.py
 	$(BIN)/python fixtures/train_tiny_retriever.py
+
+# On a machine with a CUDA device and a torch that sees it; says what is missing anywhere else.
+gpu-evidence: $(TEST)
+	$(BIN)/python tools/gpu_evidence.py
 
 clean:
 	rm -rf $(VENV) build dist bench-data .mypy_cache .pytest_cache .ruff_cache .hypothesis

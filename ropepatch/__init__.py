@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from ropepatch.profile import RopeGroup, RopeProfile
     from ropepatch.provenance import ManifestCheck, verify_manifest
     from ropepatch.runtimes.readings import all_runtimes
+    from ropepatch.search.result import Search
+    from ropepatch.search.run import search
     from ropepatch.signing import sign
     from ropepatch.verify.verification import Verification, verify
 
@@ -43,6 +45,7 @@ _HOMES = {
     "Publication": "hub.push",
     "RopeGroup": "profile",
     "RopeProfile": "profile",
+    "Search": "search.result",
     "all_runtimes": "runtimes.readings",
     "Verification": "verify.verification",
     "audit": "",  # a room that can be called
@@ -56,6 +59,7 @@ _HOMES = {
     "replay": "output",
     "revert": "output",
     "sign": "signing",
+    "search": "",
     "verify": "",  # likewise
     "verify_manifest": "provenance",
 }
@@ -73,6 +77,7 @@ __all__ = [
     "Publication",
     "RopeGroup",
     "RopeProfile",
+    "Search",
     "Verification",
     "__version__",
     "all_runtimes",
@@ -87,6 +92,7 @@ __all__ = [
     "recover",
     "replay",
     "revert",
+    "search",
     "sign",
     "verify",
     "verify_manifest",

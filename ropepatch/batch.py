@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from ropepatch import bundle, checkpoint, manifest, naming
 from ropepatch.errors import InputError, MethodUnsupported, RopepatchError, WouldOverwrite
+from ropepatch.evidence import SMALL
 from ropepatch.hub.refs import is_remote
 from ropepatch.methods.base import ParameterError
+from ropepatch.storage import files
 
 if TYPE_CHECKING:
     from ropepatch.patch import Patch
@@ -228,9 +230,13 @@ def _same(made: Patch, target: bundle.Bundle) -> bool:
         return False
     source = output.source_of(made)
     inputs = {name: source.path(name) for name in source.names}
-    if record.edits != list(made.edits) or set(record.inputs) != {n for n, path in inputs.items() if path.exists()}:
+    inputs = {name: path for name, path in inputs.items() if path.exists()}
+    if record.edits != list(made.edits) or set(record.inputs) != set(inputs):
         return False
     if any(not target.path(name).is_file() for name in record.subjects):
+        return False
+    known = {name: path for name, path in inputs.items() if record.inputs[name] and path.stat().st_size <= SMALL}
+    if any(files.sha256(path) != record.inputs[name] for name, path in known.items()):
         return False
     if record.overlay:
         return True
@@ -238,7 +244,7 @@ def _same(made: Patch, target: bundle.Bundle) -> bool:
     for name, path in inputs.items():
         written = target.path(new_name[name])
         grown = sum(len(item.after) - len(item.before) for item in record.splices.get(new_name[name], ()))
-        if written.exists() and path.exists() and written.stat().st_size != path.stat().st_size + grown:
+        if written.exists() and written.stat().st_size != path.stat().st_size + grown:
             return False
     return True
 

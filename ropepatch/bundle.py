@@ -133,6 +133,12 @@ def bundle_of(path: Path) -> Bundle:
     return Bundle(path.parent, names, "split")
 
 
+def skipped(name: str) -> bool:
+    """Whether a file of a folder, by its relative name, is no part of the checkpoint."""
+    first, _, rest = name.partition("/")
+    return first in _SKIPPED if not rest else bool({".git", ".cache"} & set(name.split("/")))
+
+
 def tree(root: Path) -> list[str]:
     """The files of a checkpoint folder by relative name, without version control, caches and the manifest."""
     found = []

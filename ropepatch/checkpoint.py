@@ -13,6 +13,7 @@ from ropepatch.dialects.base import Dialect, Lowering
 from ropepatch.errors import AlreadyScaled, InputError, MethodUnsupported, UsageError
 from ropepatch.frequencies import group_frequencies, profile_frequencies
 from ropepatch.hub import refs
+from ropepatch.methods import runtime_only
 from ropepatch.methods.base import Frequencies, Method, ParameterError, Target, yarn_attention
 from ropepatch.methods.plain import NoScaling
 from ropepatch.methods.stack import Stack
@@ -88,12 +89,14 @@ class Checkpoint:
         bake: bool = False,
         force: bool = False,
         target_gamma: float | None = None,
+        record: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> Patch:
         """The patch that extends this checkpoint; nothing is written.
 
         Args:
-            method: a name from ``ropepatch.methods.REGISTRY``, or ``name+resonance``.
+            method: a name from ``ropepatch.methods.REGISTRY``, or ``name+resonance``; or ``dca``, a key that SGLang
+                reads for some models.
             factor: the extension; or give ``length``.
             length: the new context in tokens.
             original: the trained context, where the file does not say it.
@@ -103,6 +106,7 @@ class Checkpoint:
             bake: write per-pair factors even where a named method would do.
             force: patch a group that a longer context does not reach.
             target_gamma: for ``theta``: design the base for this γ at ``length``, an unvalidated heuristic.
+            record: how the factors were found, as ``ropepatch search`` wrote it; it goes into the manifest.
             settings: the method's parameters.
 
         Raises:
@@ -110,6 +114,8 @@ class Checkpoint:
             AlreadyScaled: it is scaled and ``existing`` is ``error``.
             MethodUnsupported: the format cannot hold the method.
         """
+        if method in runtime_only.NAMES:
+            return self._of_attention(method, factor, length, original, settings)
         before = self.profile
         name = self.reached(group)
         start = before.groups[name]
@@ -156,9 +162,25 @@ class Checkpoint:
             edits=tuple(edits),
             before=before,
             after=after,
-            notes=(*notes, *([_UNVALIDATED.format(target_gamma)] if target_gamma is not None else ())),
+            notes=(
+                *notes,
+                *([_UNVALIDATED.format(target_gamma)] if target_gamma is not None else ()),
+                *(_stretched(record, factor, trained) if record else ()),
+            ),
+            search=record,
             root=self.dialect.root,
         )
+
+    def _of_attention(
+        self, method: str, factor: float | None, length: int | None, original: int | None, settings: Mapping[str, Any]
+    ) -> Patch:
+        """A method that changes attention and no frequency: one is a key that few engines read, one no key at all."""
+        if method == runtime_only.DUAL_CHUNK:
+            from ropepatch.dialects import dual_chunk
+
+            return dual_chunk.patch(self, factor, length, original, settings)
+        trained = original or self.profile.trained_context or self.profile.declared_context
+        raise runtime_only.refuse_self_extend(self.ref, trained, factor, length)
 
     def reached(self, wanted: str | None = None) -> str:
         """The name of the rope group that a longer context reaches, or of the one that is ``wanted``.
@@ -245,6 +267,14 @@ def _designed(
     if "rope_theta" in settings:
         raise UsageError("give rope_theta or a target γ, not both")
     return raised_theta(group.rope_theta, target_gamma, length)
+
+
+def _stretched(record: Mapping[str, Any], factor: float, trained: int | None) -> list[str]:
+    """Where factors are used for another extension than they were searched for."""
+    searched, original = record["factor"], record["original_max_position_embeddings"]
+    if (searched, original) == (factor, trained):
+        return []
+    return [f"the factors were searched for {searched:g} times {original} tokens, not {factor:g} times {trained}"]
 
 
 def _stages(method: Method) -> tuple[Method, ...]:

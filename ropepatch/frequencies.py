@@ -57,3 +57,12 @@ def deviation(a: Frequencies, b: Frequencies) -> float:
     if b.attention_scale == 0:
         return pairs if a.attention_scale == 0 else float("inf")
     return max(pairs, abs(a.attention_scale / b.attention_scale - 1.0))
+
+
+def plain_base(made: Frequencies) -> float | None:
+    """The base where the frequencies are those of RoPE without any scaling; None where they are not."""
+    slopes = np.diff(np.log(made.inv_freq)) if (made.inv_freq > 0).all() and made.inv_freq.size > 1 else np.ones(1)
+    plain = abs(made.inv_freq[0] - 1) <= TOLERANCE and np.ptp(slopes) <= TOLERANCE and slopes[0] < 0
+    if not plain or abs(made.attention_scale - 1) > TOLERANCE:
+        return None
+    return float(np.exp(-slopes[0] * made.inv_freq.size))

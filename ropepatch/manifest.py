@@ -63,6 +63,7 @@ class Manifest:
                 "schema": "ropepatch.patch/1",
                 **{key: outer[key] for key in ("ref", "method", "factor", "parameters")},
                 **{key: inner[key] for key in ("edits", "before", "after")},
+                **({"search": inner["ropepatch_search"]} if "ropepatch_search" in inner else {}),
             }
         )
 
@@ -114,7 +115,12 @@ class Manifest:
 
     def to_text(self) -> str:
         """The JSON text that is written to disk."""
-        return json.dumps(self.document, indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps(self.document, indent=2, ensure_ascii=False) + "\n"
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # a file name that is no UTF-8
+            return json.dumps(self.document, indent=2) + "\n"
+        return text
 
 
 def build(
@@ -154,6 +160,8 @@ def build(
     }
     if previous is not None:
         internal["ropepatch_previous"] = dict(previous)
+    if patch.search is not None:
+        internal["ropepatch_search"] = dict(patch.search)
     if overlay is not None:
         internal["ropepatch_overlay"] = {"body": overlay}
     if tensor_data:

@@ -109,6 +109,7 @@ class Patch:
         before: the profile as it was read.
         after: the profile that the method defines.
         notes: what a person should know before using the output.
+        search: how a search found the factors; None where none did.
     """
 
     ref: str
@@ -120,6 +121,7 @@ class Patch:
     after: RopeProfile
     notes: tuple[str, ...] = ()
     root: Path | None = field(default=None, compare=False)
+    search: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The patch as the JSON that ``schemas/patch.schema.json`` describes."""
@@ -133,6 +135,7 @@ class Patch:
             "before": self.before.to_json(),
             "after": self.after.to_json(),
             "notes": list(self.notes),
+            **({"search": dict(self.search)} if self.search is not None else {}),
         }
 
     @classmethod
@@ -154,6 +157,7 @@ class Patch:
                 before=RopeProfile.from_json(data["before"]),
                 after=RopeProfile.from_json(data["after"]),
                 notes=tuple(data.get("notes", ())),
+                search=data.get("search"),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"is not a whole patch: {type(error).__name__} {error}") from None

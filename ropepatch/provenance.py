@@ -10,22 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ropepatch import bundle, evidence, manifest, naming, schemas, splices
+from ropepatch import bundle, evidence, located, outline, schemas, splices
 from ropepatch.bundle import Bundle, Progress
-from ropepatch.errors import InputError, RopepatchError, UsageError
+from ropepatch.errors import InputError, RopepatchError, UsageError, shown
 from ropepatch.frequencies import TOLERANCE, deviation, profile_frequencies
+from ropepatch.located import Located
 from ropepatch.manifest import Manifest
 from ropepatch.patch import Edit, group_edits
 from ropepatch.profile import RopeProfile
 from ropepatch.storage.digesting import Digests
-from ropepatch.storage.splice import Splice, invert, segments
-from ropepatch.verify.promise import FAILED, PASSED, SKIPPED, WARNED, Check
+from ropepatch.storage.splice import Splice, invert
+from ropepatch.verify.promise import FAILED, PASSED, SKIPPED, WARNED, Check, outcome
 
 SCHEMA = "ropepatch.manifest-verify/1"
 #: files that people change after the patch, and no engine reads
 _DOCUMENTS = ("README.md", ".gitattributes")
-#: what of an unchanged range is kept on each side of an exchanged one: headers and lists of factors are shorter
-_NEAR = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,7 @@ class ManifestCheck:
     @property
     def result(self) -> str:
         """``FAILED`` where any check failed, else ``WARNED`` where any warned, else ``PASSED``."""
-        results = {check.result for check in self.checks}
-        return next((result for result in (FAILED, WARNED) if result in results), PASSED)
+        return outcome(self.checks)
 
     @property
     def ok(self) -> bool:
@@ -62,21 +60,6 @@ class ManifestCheck:
             "result": self.result,
             "checks": [check.to_json() for check in self.checks],
         }
-
-
-def find(ref: str | Path) -> tuple[Bundle, Manifest]:
-    """The files of an output, and the manifest beside them.
-
-    Raises:
-        InputError: there is no such output, or no manifest.
-    """
-    path = Path(ref)
-    if not path.exists():
-        raise InputError("no such file or directory", where=str(ref))
-    found = bundle.bundle_of(path)
-    if not found.manifest.exists() and path.is_file() and (path.parent / naming.MANIFEST).exists():
-        found = bundle.bundle_of(path.parent)
-    return found, manifest.read(found.manifest)
 
 
 def verify_manifest(
@@ -102,8 +85,8 @@ def verify_manifest(
     """
     if (signature is None) != (key is None):
         raise UsageError("--signature and --key belong together")
-    patched, record = find(ref)
-    look = _Inspection(patched, record, progress)
+    output = located.find(ref)
+    look = _Inspection(output, progress)
     parts: list[tuple[str, Callable[[], Check]]] = [
         ("document", look.document),
         ("digests", look.digests),
@@ -118,8 +101,9 @@ def verify_manifest(
     if signature is not None and key is not None:
         from ropepatch import signing
 
-        parts.append(("signature", lambda: signing.check(patched, Path(signature), Path(key), progress)))
-    return ManifestCheck(str(ref), str(patched.manifest), tuple(_guarded(name, part) for name, part in parts))
+        parts.append(("signature", lambda: signing.check(output, Path(signature), Path(key), progress)))
+    checks = tuple(_guarded(name, part) for name, part in parts)
+    return ManifestCheck(output.ref, shown(str(output.files.manifest)), checks)
 
 
 def _guarded(name: str, part: Callable[[], Check]) -> Check:
@@ -134,9 +118,18 @@ def _guarded(name: str, part: Callable[[], Check]) -> Check:
 
 @dataclass
 class _Inspection:
-    patched: Bundle
-    record: Manifest
+    output: Located
     progress: Progress | None
+
+    @property
+    def patched(self) -> Bundle:
+        """The files."""
+        return self.output.files
+
+    @property
+    def record(self) -> Manifest:
+        """The manifest."""
+        return self.output.record
 
     @property
     def input_names(self) -> dict[str, str]:
@@ -166,12 +159,11 @@ class _Inspection:
     def digests(self) -> Check:
         """Every output file against its sha256."""
         wanted = {name: digest for name, digest in self.record.subjects.items() if digest}
-        missing = [name for name in self.record.subjects if not self._path(name).is_file()]
+        missing = [name for name in self.record.subjects if self._path(name) and not self.output.there(name)]
         if missing:
             return Check("digests", FAILED, f"not there: {', '.join(missing)}")
-        with Digests(self.progress) as running:
-            taken = {name: running.file(self._path(name)) for name in wanted}
-        other = [name for name, digest in wanted.items() if taken[name].result() != digest]
+        taken = self.output.digests(wanted, self.progress)
+        other = [name for name, digest in wanted.items() if taken[name] != digest]
         numbers = {"files": len(self.record.subjects), "hashed": len(wanted)}
         if broken := [name for name in other if name not in _DOCUMENTS]:
             return Check("digests", FAILED, f"another sha256 than the manifest's: {', '.join(broken)}", numbers)
@@ -187,7 +179,8 @@ class _Inspection:
         """What undoing the exchanged bytes gives, against the sha256 of the input; nothing is written."""
         undo = self.undo()
         with Digests(self.progress) as running:
-            taken = {name: running.spliced(self._path(name), undo[name]) for name in undo if self._wanted(name)}
+            known = [name for name in undo if self._wanted(name) and name not in self.output.recorded]
+            taken = {name: running.spliced(self._path(name), undo[name]) for name in known}
         wrong = [name for name, future in taken.items() if future.result() != self._wanted(name)]
         if wrong:
             detail = f"undoing the edits does not give the declared input: {', '.join(wrong)}"
@@ -198,8 +191,11 @@ class _Inspection:
             return Check("input", FAILED, f"said to be unchanged, with another sha256: {', '.join(unlike)}")
         numbers = {"files": len(undo), "hashed": len(taken)}
         if len(taken) < len(undo):
-            detail = f"the exchanged bytes are in place; {len(undo) - len(taken)} inputs have no sha256 to compare with"
-            return Check("input", WARNED, detail, numbers)
+            result = SKIPPED if self.output.recorded else WARNED
+            why = "read by its header only" if self.output.recorded else "without one in the manifest"
+            left = _files(len(undo) - len(taken))
+            detail = f"the exchanged bytes are in place; the input's sha256 was not compared for {left} {why}"
+            return Check("input", result, detail, numbers)
         detail = f"undoing the edits gives the declared input ({_files(len(taken))}, {len(alike)} unchanged)"
         return Check("input", PASSED, detail if taken else "nothing was changed in any file with a sha256", numbers)
 
@@ -251,6 +247,8 @@ class _Inspection:
         declared: Mapping[str, Any] = self.record.tensor_data
         if not declared:
             return Check("tensor data", SKIPPED, "the manifest has no digest of the tensor data alone")
+        if set(declared) & set(self.output.recorded):
+            return Check("tensor data", SKIPPED, "the weights are on the Hub and were not downloaded")
         edits = self.edits_by_output()
         with Digests(self.progress) as running:
             taken = {
@@ -318,51 +316,10 @@ class _Inspection:
                 new, old = there.path(file), self.patched.path(file)
                 new.parent.mkdir(parents=True, exist_ok=True)
                 if file in undo:
-                    _outline(old, undo[file], new)
+                    outline.write(old, undo[file], new)
                 elif old.exists():
                     new.symlink_to(old.resolve())
             yield there
-
-
-def _outline(source: Path, changes: list[Splice], target: Path) -> None:
-    """``source`` with ``changes``, where of long unchanged ranges only the two ends are written."""
-    header = _header_end(source)
-    with open(source, "rb", buffering=0) as old, open(target, "xb", buffering=0) as new:
-        position = 0
-        for segment in segments(changes, source.stat().st_size):
-            if isinstance(segment, bytes):
-                os.pwrite(new.fileno(), segment, position)
-                position += len(segment)
-                continue
-            offset, length = segment
-            for start, count in _ends(length, max(header - offset, 0) + _NEAR):
-                _copy(old.fileno(), new.fileno(), offset + start, position + start, count)
-            position += length
-        new.truncate(position)
-
-
-def _header_end(path: Path) -> int:
-    """How far a file's metadata reach; the whole of a JSON file."""
-    from ropepatch.containers import gguf, safetensors
-
-    if path.suffix == ".gguf":
-        return gguf.scan(path).data_offset
-    return safetensors.scan(path).data_offset if path.suffix == ".safetensors" else path.stat().st_size
-
-
-def _ends(length: int, near: int) -> list[tuple[int, int]]:
-    if length <= near + _NEAR:
-        return [(0, length)]
-    return [(0, near), (length - _NEAR, _NEAR)]
-
-
-def _copy(source: int, target: int, offset: int, position: int, length: int) -> None:
-    while length:
-        data = os.pread(source, min(length, _NEAR), offset)
-        if not data:
-            return
-        os.pwrite(target, data, position)
-        offset, position, length = offset + len(data), position + len(data), length - len(data)
 
 
 def _worst(have: RopeProfile, declared: RopeProfile, which: str) -> float:

@@ -22,6 +22,7 @@ from ropepatch import manifest, naming
 from ropepatch.bundle import Bundle, Progress, bundle_of
 from ropepatch.containers import json_text
 from ropepatch.errors import InputError, UsageError
+from ropepatch.located import Located
 from ropepatch.storage import files
 from ropepatch.storage.digesting import Digests
 from ropepatch.verify.promise import FAILED, PASSED, Check
@@ -235,30 +236,29 @@ def _on_a_curve(key: Any, path: str | Path) -> Any:
     return key
 
 
-def check(output: Bundle, signature: Path, key: Path, progress: Progress | None = None) -> Check:
+def check(located: Located, signature: Path, key: Path, progress: Progress | None = None) -> Check:
     """Whether ``key`` signed the files that are there, the manifest among them.
 
     Raises:
         InputError: the signature or the key cannot be read.
     """
-    public = public_key(key)
+    output, public = located.files, public_key(key)
     statement = _signed_statement(signature, public)
     if isinstance(statement, str):
         return Check("signature", FAILED, statement)
     named, ignored = statement
-    wanted = {*_present(output), output.manifest.name}
+    wanted = {*(name for name in output.names if located.there(name)), output.manifest.name}
     if output.kind == "folder":
         uncovered = [name for name in sorted(wanted - set(named)) if not _ignored(name, ignored)]
     else:
         uncovered = sorted(wanted - set(named))
     if uncovered:
         return Check("signature", FAILED, f"does not cover {', '.join(uncovered[:8])}")
-    missing = [name for name in named if not output.path(name).is_file()]
+    missing = [name for name in named if not located.there(name)]
     if missing:
         return Check("signature", FAILED, f"covers files that are not there: {', '.join(missing[:8])}")
-    with Digests(progress) as running:
-        taken = {name: running.file(output.path(name)) for name in named}
-    changed = [name for name, digest in named.items() if taken[name].result() != digest]
+    taken = located.digests(named, progress)
+    changed = [name for name, digest in named.items() if taken[name] != digest]
     if changed:
         return Check("signature", FAILED, f"changed since it was signed: {', '.join(changed[:8])}")
     return Check("signature", PASSED, f"this key signed these {len(named)} files as they are", {"files": len(named)})

@@ -8,6 +8,8 @@ from hypothesis import HealthCheck, settings
 
 # The tests start hundreds of commands; where the environment forbids bytecode each one would compile the package anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# The models are tiny and every core has a worker of its own: more threads only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # No deadline: shared machines stall. With CI set the same examples are drawn in every run.
 settings.register_profile(

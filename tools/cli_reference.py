@@ -5,15 +5,13 @@ Run it after a change of a command's options or help. `--check` compares instead
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-TARGET = ROOT / "docs" / "cli.md"
+from _page import ROOT, run
+
 PROGRAM = "ropepatch"
 WIDTH = 80
 
@@ -71,23 +69,5 @@ def reference() -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Write docs/cli.md from the commands.")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the page is stale")
-    options = parser.parse_args()
-    page = reference()
-    name = TARGET.relative_to(ROOT)
-    if not options.check:
-        TARGET.parent.mkdir(exist_ok=True)
-        TARGET.write_text(page, encoding="utf-8")
-        print(f"wrote {name}")
-        return 0
-    if not TARGET.is_file() or TARGET.read_text(encoding="utf-8") != page:
-        print(f"{name} is stale: run `make docs` and commit it", file=sys.stderr)
-        return 1
-    print(f"{name} matches the commands")
-    return 0
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run("docs/cli.md", reference, "the commands"))

@@ -1,6 +1,6 @@
 """Runs the commands that the pages show, and writes what they print under them.
 
-In README.md, docs/guide.md and docs/manifest.md every ```text block whose lines begin with `$ ` is a session, every
+In the pages of `PAGES` every ```text block whose lines begin with `$ ` is a session, every
 ```python block is a script whose output follows below "prints", and `<!-- $ command -->` prepares without being shown.
 A page runs from top to bottom in a fresh folder with the small model of fixtures/. `--check` compares instead of
 writing; it exits 1 if they differ.
@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/guide.md", "docs/manifest.md")
+PAGES = ("README.md", "docs/guide.md", "docs/manifest.md", "docs/publish.md")
 WIDTH = 80
 PIECE = re.compile(
     r"^<!-- \$ (?P<hidden>[^\n]+) -->$"
@@ -45,19 +45,40 @@ GEMMA = {
 }
 
 
+#: what a session can call, as arguments of this Python
+PROGRAMS = {
+    "ropepatch": "-m ropepatch ",
+    "ropepatch-hook": "-m ropepatch.hook ",
+    "model_signing": "-m model_signing ",
+    "python": "",
+}
+
+
 def prepare(folder: Path) -> None:
-    """What the sessions start from: model.gguf, model/, big-*.gguf, gemma3/, found.csv, and a `ropepatch` to run."""
+    """What the sessions start from: model.gguf, model/, big-*.gguf, gemma3/, found.csv, KEY.pem, and programs."""
     shutil.copy(ROOT / "fixtures" / "tiny-llama.gguf", folder / "model.gguf")
     shutil.copytree(ROOT / "fixtures" / "tiny-llama", folder / "model")
     split(folder / "model.gguf", folder / "big.gguf")
     (folder / "gemma3").mkdir()
     (folder / "gemma3" / "config.json").write_text(json.dumps(GEMMA, indent=2) + "\n")
     (folder / "found.csv").write_text("".join(f"{round(1 + 3 * pair / 31, 4)}\n" for pair in range(32)))
+    key_pair(folder)
     programs = folder / ".bin"
     programs.mkdir()
-    for name, arguments in (("ropepatch", "-m ropepatch "), ("python", "")):
+    for name, arguments in PROGRAMS.items():
         (programs / name).write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {arguments}"$@"\n')
         (programs / name).chmod(0o755)
+
+
+def key_pair(folder: Path) -> None:
+    """A key to sign with, and its public half."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    (folder / "KEY.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (folder / "KEY.pub").write_bytes(public)
 
 
 def split(source: Path, target: Path) -> None:
@@ -86,6 +107,7 @@ def run(command: str, folder: Path, extra: Mapping[str, str] | None = None) -> s
         "PYTHONPATH": str(ROOT),
         "COLUMNS": str(WIDTH),
         "LC_ALL": "C.UTF-8",
+        "FIXTURES": str(ROOT / "fixtures"),
         **(extra or {}),
     }
     done = subprocess.run(

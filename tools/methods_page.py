@@ -5,17 +5,15 @@ Run it after a change of a method's parameters or texts. `--check` compares inst
 
 from __future__ import annotations
 
-import argparse
 import sys
 import textwrap
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-TARGET = ROOT / "docs" / "methods.md"
+from _page import ROOT, row, run
+
 sys.path.insert(0, str(ROOT))
 
-from ropepatch.report import catalogue  # noqa: E402
+from ropepatch.report import catalogue
 
 INTRODUCTION = """\
 # Methods
@@ -33,14 +31,6 @@ and m the attention scale, a factor on cos and sin (so that attention logits sca
 `METHOD+resonance` puts Resonance RoPE on top of another method.
 """
 WORDS = {"key": "key", "base": "base", "factors": "factors", None: "no"}
-
-
-def cell(text: object) -> str:
-    return str(text).replace("|", "\\|")
-
-
-def row(*cells: object) -> str:
-    return "| " + " | ".join(map(cell, cells)) + " |"
 
 
 def overview(entries: list[dict[str, Any]]) -> list[str]:
@@ -106,22 +96,5 @@ def page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Write docs/methods.md from the registry of methods.")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the page is stale")
-    options = parser.parse_args()
-    text, name = page(), TARGET.relative_to(ROOT)
-    if not options.check:
-        TARGET.parent.mkdir(exist_ok=True)
-        TARGET.write_text(text, encoding="utf-8")
-        print(f"wrote {name}")
-        return 0
-    if not TARGET.is_file() or TARGET.read_text(encoding="utf-8") != text:
-        print(f"{name} is stale: run `make docs` and commit it", file=sys.stderr)
-        return 1
-    print(f"{name} matches the registry")
-    return 0
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run("docs/methods.md", page, "the registry"))

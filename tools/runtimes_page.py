@@ -5,7 +5,6 @@ Run it after a change in ropepatch/runtimes. `--check` compares instead of writi
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import importlib
 import json
@@ -13,11 +12,10 @@ import re
 import sys
 import textwrap
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-TARGET = ROOT / "docs" / "runtimes.md"
+from _page import ROOT, row, rule, run
+
 CASES = ROOT / "tests" / "data" / "runtimes" / "cases.json.gz"
 sys.path.insert(0, str(ROOT))
 
@@ -88,14 +86,6 @@ def spans(form: str) -> list[tuple[str, Behaviour]]:
 
 def spec(name: str, span: Behaviour) -> str:
     return f"{name}@{dotted(span.newest)}"
-
-
-def row(*cells: object) -> str:
-    return "| " + " | ".join(str(text).replace("|", "\\|") for text in cells) + " |"
-
-
-def rule(columns: int) -> str:
-    return row(*["---"] * columns)
 
 
 def listed(names: Iterable[str]) -> str:
@@ -264,22 +254,5 @@ def page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Write docs/runtimes.md from the predictions.")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the page is stale")
-    options = parser.parse_args()
-    text, name = page(), TARGET.relative_to(ROOT)
-    if not options.check:
-        TARGET.parent.mkdir(exist_ok=True)
-        TARGET.write_text(text, encoding="utf-8")
-        print(f"wrote {name}")
-        return 0
-    if not TARGET.is_file() or TARGET.read_text(encoding="utf-8") != text:
-        print(f"{name} is stale: run `make docs` and commit it", file=sys.stderr)
-        return 1
-    print(f"{name} matches the predictions")
-    return 0
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run("docs/runtimes.md", page, "the predictions"))

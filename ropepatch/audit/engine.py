@@ -43,11 +43,15 @@ class Engine(Protocol):
 
     Attributes:
         vocabulary: token ids that all variants know are below this.
+        needs_words: it takes texts, no tokens.
         environment: ``engine``, ``device`` and ``dtype``, for the record.
     """
 
     @property
     def vocabulary(self) -> int: ...
+
+    @property
+    def needs_words(self) -> bool: ...
 
     @property
     def environment(self) -> dict[str, Any]: ...

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,10 @@ from ropepatch.audit.engine import NAMES, Engine
 from ropepatch.audit.journal import Journal
 from ropepatch.audit.result import Audit
 from ropepatch.audit.variants import Variant
+from ropepatch.audit.worker import Worker
 from ropepatch.checkpoint import Checkpoint
 from ropepatch.errors import UsageError
+from ropepatch.search.executor_local import EXECUTORS, Executor, Job
 from ropepatch.verify.promise import trained_context
 
 DEPTHS = (0.0, 0.17, 0.33, 0.5, 0.67, 0.83, 1.0)
@@ -45,15 +49,21 @@ def audit(
     lengths: Sequence[int] | None = None,
     depths: Sequence[float] = DEPTHS,
     samples: int = 32,
-    task: Sequence[str] = ("passkey",),
+    task: Sequence[str] = ("passkey", "multikey", "absent"),
     alphabet: str | None = None,
     seed: int = 1,
     engine: str = "torch",
+    url: Sequence[str] = (),
+    served_model: str | None = None,
+    api_key: str | None = None,
+    concurrency: int = 4,
     device: str = "auto",
     dtype: str = "float32",
     limit: int | None = None,
     journal: str | Path | None = None,
     resume: bool = False,
+    executor: str = "local",
+    workers: int | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Audit:
     """Measure what a checkpoint finds, beside its base and with each method, length by length and depth by depth.
@@ -71,11 +81,17 @@ def audit(
         alphabet: token ids to use, ``bos=0,filler=1-40,key=41-72,value=73-136``; default drawn from the vocabulary.
         seed: of the texts; all variants get the same ones.
         engine: a name from ``ropepatch.audit.engine.NAMES``.
+        url: for ``http``: servers of what is compared, ``URL`` or ``NAME=URL``; ``none`` and ``base`` are baselines.
+        served_model: the model's name on the servers; default the first that each lists.
+        api_key: sent to the servers.
+        concurrency: requests that a server gets at once.
         device: ``auto``, ``cuda`` or ``cpu``.
         dtype: ``float32``, ``bfloat16`` or ``float16``.
         limit: bytes that may be taken; default what is free. Cells that do not fit are reported as such.
         journal: a file that each cell is appended to.
         resume: go on with that file.
+        executor: ``local``, or ``ray``: the cluster that ``RAY_ADDRESS`` names, or one on this machine.
+        workers: for ``ray``: how many; default one a GPU, or one a CPU.
         progress: called with a line before each length and variant.
 
     Returns:
@@ -85,17 +101,22 @@ def audit(
         UsageError: lengths, depths, tasks, variants or the alphabet cannot be used.
         InputError: the checkpoint cannot be run.
     """
-    model = _opened(ref)
+    model = _opened(ref, weights=engine != "http")
     factors = [factor] if isinstance(factor, (int, float)) else list(factor or ())
-    chosen = variants.resolve(model, None if base is None else _opened(base), methods, factors, variant)
+    chosen = variants.resolve(model, None if base is None else _opened(base), methods, factors, variant, url)
     trained = trained_context(chosen[0].profile)
     if trained is None:
         raise UsageError("the checkpoint does not say its trained context")
     tested = _lengths(lengths, trained, chosen)
     _check(depths, samples, task)
-    runs = open_engine(engine, chosen, device=device, dtype=dtype)
+    if executor not in EXECUTORS or (executor != "local" and url):
+        raise UsageError(f"the executor is one of {', '.join(EXECUTORS)}, and local for servers")
+    own: dict[str, Any] = {"device": device, "dtype": dtype, "longest": max(tested)}
+    runs = open_engine(
+        engine, chosen, **own, served_model=served_model, api_key=api_key, concurrency=concurrency
+    )  # fmt: skip
     try:
-        letters = alphabet_of(chosen[0].checkpoint, runs.vocabulary, alphabet)
+        letters = alphabet_of(chosen[0].checkpoint, runs.vocabulary, alphabet, words=runs.needs_words)
         environment = {**runs.environment, "alphabet": letters.to_json()}
         result = Audit(
             model.ref, trained, samples, seed, tested, tuple(depths), tuple(task),
@@ -105,28 +126,81 @@ def audit(
                 "alphabet": letters.to_json(), "depths": list(depths), "texts": _TEXTS,
                 "variants": {item.name: item.profile.to_json()["groups"] for item in chosen}}  # fmt: skip
         book = Journal(Path(journal) if journal else None, plan, resume)
-        _Run(runs, chosen, result, book, letters, limit, progress).all()
+        work = _Run(runs, chosen, result, book, letters, limit, progress)
+        if executor == "local":
+            work.all()
+        else:
+            there = None if base is None else _opened(base).ref
+            make = partial(Worker, model.ref, there, (methods, factors, variant), engine, own)
+            with _on_ray(make, workers) as spread:
+                result.environment |= spread.environment
+                work.all_on(spread)
     finally:
         runs.close()
     return result
 
 
-def open_engine(name: str, chosen: Sequence[Variant], **options: Any) -> Engine:
+@contextmanager
+def _on_ray(make: Callable[[], Worker], workers: int | None) -> Iterator[Executor]:
+    from ropepatch.search.executor_ray import RayExecutor
+
+    made = RayExecutor(make, workers)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def open_engine(
+    name: str,
+    chosen: Sequence[Variant],
+    *,
+    device: str = "auto",
+    dtype: str = "float32",
+    longest: int = 0,
+    served_model: str | None = None,
+    api_key: str | None = None,
+    concurrency: int = 4,
+) -> Engine:
     """An engine that can run the variants.
 
     Args:
         name: from ``ropepatch.audit.engine.NAMES``.
         chosen: what it shall run.
-        options: ``device``, ``dtype``.
+        device: ``auto``, ``cuda`` or ``cpu``.
+        dtype: ``float32``, ``bfloat16`` or ``float16``.
+        longest: tokens of the longest text.
+        served_model: the model's name on a server.
+        api_key: what a server wants to see.
+        concurrency: requests that a server gets at once.
 
     Raises:
         UsageError: there is no such engine, or a library is missing.
         InputError: it cannot run the checkpoints.
+        HubError: a server does not answer.
     """
+    if (name == "http") != any(variant.url for variant in chosen):
+        raise UsageError("--engine http and --url go together", hint="for example --url http://127.0.0.1:8080/v1")
+    if name in ("llama.cpp", "http") and (own := next((item for item in chosen if item.runtime), None)):
+        raise UsageError(
+            f"{name} cannot run {own.name!r}: nothing in a file says it", hint="--engine torch or transformers can"
+        )
     if name == "torch":
         from ropepatch.audit.torch_engine import TorchEngine
 
-        return TorchEngine(chosen, **options)
+        return TorchEngine(chosen, device, dtype)
+    if name == "transformers":
+        from ropepatch.audit.transformers_engine import TransformersEngine
+
+        return TransformersEngine(chosen, device, dtype)
+    if name == "llama.cpp":
+        from ropepatch.audit.llama_engine import LlamaCppEngine
+
+        return LlamaCppEngine(chosen, device, dtype, longest)
+    if name == "http":
+        from ropepatch.audit.http_engine import HttpEngine
+
+        return HttpEngine(chosen, served_model, api_key, concurrency)
     raise UsageError(f"there is no engine {name!r}; there are: {', '.join(NAMES)}")
 
 
@@ -150,27 +224,60 @@ class _Run:
         except KeyboardInterrupt:
             self.result.interrupted = True
 
+    def all_on(self, executor: Executor) -> None:
+        """The same work in the same order, handed out to workers that each have the engine."""
+        try:
+            asked = [
+                (variant, self._missing(variant.name, task, length), task, length)
+                for length in self.result.lengths
+                for variant in self.chosen
+                for task in self.result.tasks
+            ]
+            asked = [item for item in asked if item[1] is not None]
+            jobs: list[Job] = [
+                ("cells", (self._work(task, length), variant.name, known, self.limit))
+                for variant, known, task, length in asked
+            ]
+            for (variant, _, task, length), cells in zip(asked, executor.run(jobs), strict=True):
+                if self.progress:
+                    self.progress(f"{length:,} tokens, {variant.name}, {task}")
+                for cell in cells:
+                    self.journal.add(cell)
+                    self.result.cells.append(cell)
+        except KeyboardInterrupt:
+            self.result.interrupted = True
+
     def cells(self, variant: Variant, task: str, length: int) -> None:
         """Measure the depths of one length that the journal does not have."""
+        known = self._missing(variant.name, task, length)
+        if known is None:
+            return
+        if self.progress:
+            self.progress(f"{length:,} tokens, {variant.name}, {task}")
+        for cell in measure(self.engine, variant, self._work(task, length), limit=self.limit, skip=known):
+            self.journal.add(cell)
+            self.result.cells.append(cell)
+
+    def _work(self, task: str, length: int) -> Work:
+        result = self.result
+        return Work(task, length, result.depths, result.samples, result.seed, self.alphabet)
+
+    def _missing(self, variant: str, task: str, length: int) -> tuple[float, ...] | None:
+        """The depths that the journal has, which are taken from there; None where it has all."""
         result = self.result
         known = {
             depth: cell
             for depth in result.depths
-            if (cell := self.journal.cells.get((variant.name, task, length, depth))) is not None
+            if (cell := self.journal.cells.get((variant, task, length, depth))) is not None
         }
         result.cells += known.values()
-        if len(known) == len(result.depths):
-            return
-        if self.progress:
-            self.progress(f"{length:,} tokens, {variant.name}, {task}")
-        work = Work(task, length, result.depths, result.samples, result.seed, self.alphabet)
-        for cell in measure(self.engine, variant, work, limit=self.limit, skip=tuple(known)):
-            self.journal.add(cell)
-            result.cells.append(cell)
+        return None if len(known) == len(result.depths) else tuple(known)
 
 
-def _opened(ref: str | Path | Checkpoint) -> Checkpoint:
-    return ref if isinstance(ref, Checkpoint) else checkpoint.open_whole(ref)
+def _opened(ref: str | Path | Checkpoint, *, weights: bool = True) -> Checkpoint:
+    if isinstance(ref, Checkpoint):
+        return ref
+    return checkpoint.open_whole(ref) if weights else checkpoint.open(ref)
 
 
 def _lengths(given: Sequence[int] | None, trained: int, chosen: Sequence[Variant]) -> tuple[int, ...]:

@@ -77,14 +77,15 @@ class Alphabet:
         return cls(ranges["bos"][0] if "bos" in ranges else None, ranges["filler"], ranges["key"], ranges["value"])
 
     @classmethod
-    def drawn(cls, vocabulary: int, bos: int | None, seed: int = 0) -> Alphabet:
-        """Pools drawn from the middle of a vocabulary, where its ordinary words are.
+    def drawn(cls, vocabulary: int, bos: int | None, seed: int = 0, among: Sequence[int] | None = None) -> Alphabet:
+        """Pools drawn from the middle of a vocabulary, where its ordinary words are, or from ``among``.
 
         Raises:
             UsageError: it is too small for that.
         """
         first, last = vocabulary // 16, vocabulary - vocabulary // 16
-        ids = np.random.default_rng(seed).permutation(np.arange(first, last))[:512]
+        pool = np.arange(first, last) if among is None else np.array([i for i in among if i < vocabulary], np.int64)
+        ids = np.random.default_rng(seed).permutation(pool)[:512]
         if ids.size < 128:
             raise UsageError(f"a vocabulary of {vocabulary} tokens needs an --alphabet")
         part = ids.size // 4

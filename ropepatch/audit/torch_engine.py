@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ropepatch.audit.engine import Answers, OutOfMemory
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from ropepatch.checkpoint import Checkpoint
     from ropepatch.methods.base import Frequencies
     from ropepatch.profile import RopeProfile
+    from ropepatch.runtime_methods import SelfExtend
 
+#: depth, hits and log-probabilities of some texts
+Scores = tuple[float, list[bool], list[float]]
 #: tokens of a prompt that are run at once, by device: bounds the attention matrix, of which the upper half is wasted
 CHUNK = {"cpu": 512, "cuda": 2048}
 
@@ -57,12 +60,24 @@ class Model:
             found.append(rope)
         return found
 
-    def decoder(self, ropes: list[LayerRope]) -> Decoder:
-        """The whole model; all decoders of it share its weights."""
-        made = Decoder(self.weights, self.sizes, ropes, device=self.device, dtype=self.dtype, keep=True)
+    def decoder(self, ropes: list[LayerRope], how: SelfExtend | None = None) -> Decoder:
+        """The whole model, attending by Self-Extend where ``how`` says so; all decoders of it share its weights."""
+        options: dict[str, Any] = {"device": self.device, "dtype": self.dtype, "keep": True}
+        if how is None:
+            made = Decoder(self.weights, self.sizes, ropes, **options)
+        else:
+            from ropepatch.verify.grouped import GroupedDecoder
+
+            made = GroupedDecoder(self.weights, self.sizes, ropes, **options)
+            made.how = how
         if hasattr(self, "first"):
             made.share(self.first)
         return made
+
+    @property
+    def held(self) -> int:
+        """Bytes of the weights that have been read so far."""
+        return self.first._held.taken
 
     def estimate(self, length: int, rows: int) -> dict[str, int]:
         """Bytes that a cell takes: weights, key-value cache twice (one continues the other), attention, logits."""
@@ -79,34 +94,16 @@ class Model:
         }
         return {"total": sum(parts.values()), **parts}
 
-    def answers(self, ropes: list[LayerRope], texts: Texts, rows: int) -> dict[float, Answers]:
+    def answers(
+        self, ropes: list[LayerRope], texts: Texts, rows: int, how: SelfExtend | None = None
+    ) -> dict[float, Answers]:
         """Answer every question of ``texts``; see :class:`ropepatch.audit.engine.Engine`.
 
         Raises:
             OutOfMemory: not even a single text could be run.
         """
-        import torch
-
-        decoder = self.decoder(ropes)
-        found: dict[float, tuple[list[bool], list[float]]] = {depth: ([], []) for depth in texts.blocks}
-        at = 0
-        while at < texts.samples:
-            try:
-                with torch.inference_mode():
-                    made = list(_batch(decoder, texts.part(at, at + rows), CHUNK[self.device]))
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                if rows == 1:
-                    raise OutOfMemory(" ".join(str(error).split())[:160]) from None
-                rows = max(1, rows // 2)
-                continue
-            for depth, hits, numbers in made:
-                found[depth][0].extend(hits)
-                found[depth][1].extend(numbers)
-            at += rows
-        tokens = texts.samples * (texts.length - ANSWER)
-        return {depth: Answers(tuple(hits), tuple(numbers), tokens) for depth, (hits, numbers) in found.items()}
+        decoder, chunk = self.decoder(ropes, how), CHUNK[self.device]
+        return in_batches(texts, rows, lambda part: _batch(decoder, part, chunk))
 
 
 class TorchEngine:
@@ -115,6 +112,8 @@ class TorchEngine:
     Raises:
         UsageError: torch is not installed, or there is no such device.
     """
+
+    needs_words = False
 
     def __init__(self, chosen: Sequence[Variant], device: str, dtype: str) -> None:
         with engines.needs("torch", "torch"):
@@ -139,16 +138,46 @@ class TorchEngine:
 
         if self._device == "cuda":
             return int(torch.cuda.mem_get_info()[0] + torch.cuda.memory_allocated())
-        return memory.available()
+        free = memory.available()
+        return None if free is None else free + sum(model.held for model in self._models.values())
 
     def answers(self, variant: Variant, texts: Texts, rows: int) -> dict[float, Answers]:
         """On the decoder, rotating as the variant does in a context of the texts' length."""
         model = self._model(variant.checkpoint)
-        return model.answers(model.ropes(variant.profile, texts.length), texts, rows)
+        return model.answers(model.ropes(variant.profile, texts.length), texts, rows, variant.runtime)
 
     def close(self) -> None:
         """Let the weights go."""
         self._models.clear()
+
+
+def in_batches(texts: Texts, rows: int, run: Callable[[Texts], Iterable[Scores]]) -> dict[float, Answers]:
+    """Run at most ``rows`` texts at once, and half as many whenever memory runs out.
+
+    Raises:
+        OutOfMemory: not even a single text could be run.
+    """
+    import torch
+
+    found: dict[float, tuple[list[bool], list[float]]] = {depth: ([], []) for depth in texts.blocks}
+    at = 0
+    while at < texts.samples:
+        try:
+            with torch.inference_mode():
+                made = list(run(texts.part(at, at + rows)))
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if rows == 1:
+                raise OutOfMemory(" ".join(str(error).split())[:160]) from None
+            rows = max(1, rows // 2)
+            continue
+        for depth, hits, numbers in made:
+            found[depth][0].extend(hits)
+            found[depth][1].extend(numbers)
+        at += rows
+    tokens = texts.samples * (texts.length - ANSWER)
+    return {depth: Answers(tuple(hits), tuple(numbers), tokens) for depth, (hits, numbers) in found.items()}
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -157,7 +186,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or "out of memory" in text or "allocate" in text
 
 
-def _batch(decoder: Decoder, texts: Texts, chunk: int) -> Iterator[tuple[float, list[bool], list[float]]]:
+def _batch(decoder: Decoder, texts: Texts, chunk: int) -> Iterator[Scores]:
     """All questions of some texts: hits and log-probabilities by depth."""
     import torch
 

@@ -13,7 +13,8 @@ from ropepatch.checkpoint import Checkpoint
 from ropepatch.errors import InputError, UsageError
 from ropepatch.patch import Patch
 from ropepatch.profile import RopeProfile
-from ropepatch.verify.promise import unscaled
+from ropepatch.runtime_methods import SELF_EXTEND, SelfExtend, advised
+from ropepatch.verify.promise import trained_context, unscaled
 
 UNPATCHED, BASE, AS_IT_IS = "none", "base", "as it is"
 
@@ -30,6 +31,7 @@ class Variant:
         method: the method that is tried; None for a checkpoint as it is.
         factor: the method's.
         settings: the method's.
+        runtime: how it attends, where no file can say it; then nothing is written for it.
         url: where it is served, for engines that do not load it themselves.
     """
 
@@ -41,10 +43,11 @@ class Variant:
     factor: float | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     url: str | None = None
+    runtime: SelfExtend | None = None
 
     def patch(self) -> Patch | None:
         """What would have to be written for it; None where nothing has to."""
-        if self.method is None:
+        if self.method is None or self.runtime is not None:
             return None
         return _patch(self.checkpoint, self.method, self.factor, self.settings)
 
@@ -72,7 +75,8 @@ def resolve(
         base: what it is an extension of; default itself without its scaling.
         methods: methods to try on the base, each by each of ``factors``.
         factors: extensions.
-        wanted: ``method:factor``, ``method:factor:key=value,…``, or the name of another checkpoint.
+        wanted: ``method:factor``, ``method:factor:key=value,…``, ``self-extend:group=4,window=64``, or the name of
+            another checkpoint.
         urls: servers, each ``URL`` or ``NAME=URL``; then they are all that is compared.
 
     Raises:
@@ -100,6 +104,10 @@ def resolve(
 
 
 def _tried(start: Checkpoint, method: str, factor: float | None, settings: Mapping[str, Any]) -> Variant:
+    trained = trained_context(start.profile)
+    if method == SELF_EXTEND and factor and trained:
+        how = advised(trained, round(factor * trained))
+        return _grouped(start, method, f"group={how.group},window={how.window}")
     profile = _patch(start, method, factor, settings).after
     words = [method, *([f"{factor:g}x"] if factor is not None else []), *(f"{k}={v}" for k, v in settings.items())]
     return Variant(" ".join(words), start, profile, method=method, factor=factor, settings=settings)
@@ -110,13 +118,15 @@ def _patch(start: Checkpoint, method: str, factor: float | None, settings: Mappi
 
 
 def _parsed(start: Checkpoint, text: str) -> Variant:
-    """``yarn:4``, ``yarn:4:beta_fast=16``, ``theta::rope_theta=80000``, or a checkpoint's path."""
+    """``yarn:4``, ``yarn:4:beta_fast=16``, ``self-extend:group=4,window=64``, or a checkpoint's path."""
     from ropepatch.methods import REGISTRY
 
     method, _, rest = text.partition(":")
+    if method == SELF_EXTEND:
+        return _grouped(start, text, rest)
     if method.split("+")[0] not in REGISTRY:
         try:
-            other = checkpoint.open(text)
+            other = checkpoint.open_whole(text)
         except InputError:
             raise UsageError(
                 f"{text!r:.80} is neither METHOD:FACTOR nor a checkpoint", hint="for example --variant yarn:4"
@@ -130,6 +140,21 @@ def _parsed(start: Checkpoint, text: str) -> Variant:
     except ValueError:
         raise UsageError(f"{text!r:.80}: {factor!r:.20} is no factor", hint="for example --variant yarn:4") from None
     return _tried(start, method, number, settings)
+
+
+def _grouped(start: Checkpoint, text: str, rest: str) -> Variant:
+    """The checkpoint as it is, attending by Self-Extend."""
+    pairs = dict(pair.partition("=")[::2] for pair in rest.split(",") if pair)
+    if set(pairs) != {"group", "window"} or not all(value.isdigit() and len(value) < 10 for value in pairs.values()):
+        raise UsageError(
+            f"{text!r:.80} is not how self-extend is set", hint="for example self-extend:group=4,window=64"
+        )
+    how = SelfExtend(int(pairs["group"]), int(pairs["window"]))
+    trained = trained_context(start.profile)
+    longest = how.reach(trained) if trained else start.profile.declared_context
+    profile = dataclasses.replace(start.profile, declared_context=longest)
+    name = f"{SELF_EXTEND} group={how.group} window={how.window}"
+    return Variant(name, start, profile, method=SELF_EXTEND, settings=dataclasses.asdict(how), runtime=how)
 
 
 def _served(model: Checkpoint, text: str) -> Variant:

@@ -24,6 +24,7 @@ COMMANDS = (
     "doctor",
     "verify",
     "audit",
+    "search",
     "revert",
     "replay",
     "recover",
@@ -37,7 +38,7 @@ _EPILOG = """\b
 Exit codes:
   0    done
   1    findings: diff differs, doctor has errors, a verification failed,
-       plan says DEGRADES
+       plan says DEGRADES, some of a list failed
   2    usage: options or parameters that cannot be used
   3    the input cannot be read or patched, or a file not written
   4    network, Hub or permission

@@ -33,6 +33,7 @@ def apply(
     """Patch them all and show what became of each; 1 where some failed, 3 where all did."""
     from ropepatch import batch
     from ropepatch.errors import UsageError
+    from ropepatch.report.text import clean
 
     if options.pop("in_place"):
         raise UsageError("--in-place goes with one REF: a list that is interrupted could not be taken up again")
@@ -54,6 +55,8 @@ def apply(
         for one in outcomes:
             if one.output is not None:
                 out.line(one.output)
+            else:
+                print("ropepatch:", clean(one.error), file=sys.stderr)
     else:
         from ropepatch.report import batch_tables
 

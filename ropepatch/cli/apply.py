@@ -34,7 +34,7 @@ _ELSEWHERE = {
 _EXAMPLES = examples(
     "apply --method yarn --factor 4 model.gguf",
     "apply --method yarn --length 131072 --set beta_fast=16 Qwen3-8B/ -o Qwen3-8B-128k/",
-    "apply --method longrope --length 131072 --factors found.json model.gguf",
+    "apply --method longrope --factors factors.json model.gguf",
     "apply --method theta --target-gamma 0.5 --length 131072 Llama-2-7b/",
     "apply --method linear --factor 2 model.gguf --dry-run --json > patch.json",
     "apply patch.json model-Q4_K_M.gguf",
@@ -114,6 +114,11 @@ def command(
         found = _many.named(listed, refs[0] if refs else None)
         return _many.apply(out, found, fresh, jobs=jobs, force=force, runtimes=wanted, **writing)
     recovered(out, refs[-1] if refs else "", writing["in_place"] and not writing["dry_run"])
+    if options["method"] == "dca" and len(refs) == 1:
+        import ropepatch
+        from ropepatch.dialects import dual_chunk
+
+        dual_chunk.check_readers(ropepatch.open(refs[0]), wanted)
     patch = _patch(refs, options)
     findings = examined(out, patch, wanted, force=options["force"] or writing["dry_run"])
     if publishes:
@@ -168,19 +173,25 @@ def _patch(refs: Sequence[str], options: dict[str, Any]) -> Patch:
 def _fresh_patch(ref: str, options: dict[str, Any]) -> Patch:
     import ropepatch
     from ropepatch.errors import UsageError
+    from ropepatch.methods import runtime_only
     from ropepatch.report import catalogue
 
     method = options["method"]
     if not method:
         raise UsageError("apply needs --method", hint="see ropepatch methods")
-    for name in method.split("+"):
-        catalogue.find(name)
+    if method not in runtime_only.NAMES:
+        for name in method.split("+"):
+            catalogue.find(name)
     settings: dict[str, Any] = _settings(options["settings"])
+    factor, record = options["factor"], None
     if options["factors"]:
-        settings |= _factors(method, options["factors"])
+        lists, record = _factors(method, options["factors"])
+        settings = {**lists, **settings}
+        if record and factor is None and options["length"] is None:
+            factor = record["factor"]
     return ropepatch.open(ref).patch(
         method,
-        options["factor"],
+        factor,
         length=options["length"],
         original=options["original_length"],
         existing=options["existing"],
@@ -189,6 +200,7 @@ def _fresh_patch(ref: str, options: dict[str, Any]) -> Patch:
         bake=options["bake"],
         force=options["force"],
         target_gamma=options["target_gamma"],
+        record=record,
         **settings,
     )
 
@@ -210,10 +222,15 @@ def _settings(pairs: Sequence[str]) -> dict[str, str]:
     return values
 
 
-def _factors(method: str, path: str) -> dict[str, Any]:
+def _factors(method: str, path: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The lists of a file, and how a search found them."""
     from ropepatch.dialects import factor_files
     from ropepatch.errors import UsageError
 
     if method.split("+")[0] != "longrope":
         raise UsageError(f"--factors goes with --method longrope, not {method}")
-    return dict(factor_files.read(path))
+    lists: dict[str, Any] = dict(factor_files.read(path))
+    record = factor_files.search_record(path)
+    if record and not factor_files.usual_attention(record):
+        lists["attention_factor"] = record["attention_factor"]
+    return lists, record

@@ -17,6 +17,7 @@ _EXAMPLES = examples(
     "audit Qwen3-0.6B/ --method yarn,ntk --factor 4 --lengths 16k,32k,64k",
     "audit model.gguf --variant yarn:4 --variant yarn:4:beta_fast=16 --html audit.html",
     "audit model-yarn-4x.gguf --base model.gguf --engine llama.cpp --journal cells.jsonl",
+    "audit Qwen3-0.6B/ --url none=http://127.0.0.1:8000/v1 --url yarn=http://127.0.0.1:8001/v1",
 )
 
 
@@ -30,7 +31,7 @@ _EXAMPLES = examples(
     "wanted",
     multiple=True,
     metavar="METHOD:S|REF",
-    help="One more to compare: yarn:4, yarn:4:beta_fast=16, or another checkpoint; repeatable.",
+    help="One more to compare: yarn:4, yarn:4:beta_fast=16, self-extend:group=4,window=64, another checkpoint.",
 )
 @click.option(
     "--lengths", default="auto", show_default=True, metavar="N,…", help="Tokens, 4k is 4096; auto: up to the declared."
@@ -38,13 +39,42 @@ _EXAMPLES = examples(
 @click.option("--depths", default="0:1:7", show_default=True, metavar="A:B:N", help="N depths from A to B, or a list.")
 @click.option("--samples", type=click.IntRange(1, 10000), default=32, show_default=True, help="Texts in each cell.")
 @click.option(
-    "--task", "tasks", default="passkey", show_default=True, metavar="T,…", help="passkey, needle, multikey, absent."
+    "--task",
+    "tasks",
+    default="passkey,multikey,absent",
+    show_default=True,
+    metavar="T,…",
+    help="passkey, needle, multikey, absent: one block alone, beside 4, beside 11; not there.",
 )
 @click.option("--alphabet", metavar="IDS", help="Token ids: bos=0,filler=1-40,key=41-72,value=73-136.")
+@click.option(
+    "--engine",
+    type=click.Choice(["torch", "transformers", "llama.cpp", "http"]),
+    help="Default: http with --url, else torch, a built-in decoder of the llama family.",
+)
+@click.option(
+    "--url",
+    multiple=True,
+    metavar="[NAME=]URL",
+    help="An OpenAI-compatible server; NAME none or base is what the others are held against; repeatable.",
+)
+@click.option("--model", "served_model", metavar="NAME", help="The model's name on the server.")
+@click.option("--api-key-env", metavar="VAR", help="The environment variable that holds the server's key.")
+@click.option(
+    "--concurrency", type=click.IntRange(1, 1024), default=4, show_default=True, help="Requests at once to a server."
+)
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
 @click.option("--memory", type=click.FloatRange(min=0, min_open=True), metavar="GIB", help="Most memory to take.")
+@click.option(
+    "--executor",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where texts are run; ray: the cluster of RAY_ADDRESS, or one on this machine.",
+)
+@click.option("--workers", type=click.IntRange(1, 4096), help="For ray; default: one a GPU, else one a CPU.")
 @click.option("--journal", metavar="FILE", help="Append each cell to FILE (JSON Lines).")
 @click.option("--resume", is_flag=True, help="Go on with the cells that --journal has.")
 @click.option("--png", type=click.Path(dir_okay=False), metavar="FILE", help="Also draw the maps (needs matplotlib).")
@@ -59,6 +89,9 @@ def command(
     lengths: str,
     depths: str,
     tasks: str,
+    engine: str | None,
+    url: tuple[str, ...],
+    api_key_env: str | None,
     memory: float | None,
     png: str | None,
     html: str | None,
@@ -71,7 +104,7 @@ def command(
     """
     import ropepatch
 
-    _can_draw(png or html)
+    _can_draw(png)
     result: Audit = ropepatch.audit(
         ref,
         methods=[name for text in methods for name in _names(text)],
@@ -80,6 +113,9 @@ def command(
         lengths=None if lengths == "auto" else [_tokens(part) for part in _names(lengths)],
         depths=_depths(depths),
         task=_names(tasks),
+        engine=engine or ("http" if url else "torch"),
+        url=url,
+        api_key=_key(api_key_env),
         limit=round(memory * (1 << 30)) if memory else None,
         progress=(lambda line: out.note(line, "measuring")) if sys.stderr.isatty() else None,
         **options,
@@ -99,18 +135,18 @@ def _can_draw(wanted: str | None) -> None:
     from ropepatch.errors import UsageError
 
     if wanted and find_spec("matplotlib") is None:
-        raise UsageError("--png and --html need matplotlib", hint="pip install 'ropepatch[plot]'")
+        raise UsageError("--png needs matplotlib", hint="pip install 'ropepatch[plot]'")
 
 
 def _draw(result: Audit, png: str | None, html: str | None) -> None:
     from pathlib import Path
 
-    from ropepatch.report import audit_figure
+    from ropepatch.report import audit_figure, audit_page
 
     if png:
         Path(png).write_bytes(audit_figure.png(result))
     if html:
-        Path(html).write_text(audit_figure.page(result), encoding="utf-8")
+        Path(html).write_text(audit_page.page(result), encoding="utf-8")
 
 
 def _show(out: Output, result: Audit) -> None:
@@ -134,6 +170,18 @@ def _show(out: Output, result: Audit) -> None:
 
 def _names(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _key(variable: str | None) -> str | None:
+    import os
+
+    from ropepatch.errors import UsageError
+
+    if variable is None:
+        return None
+    if not (key := os.environ.get(variable, "")):
+        raise UsageError(f"--api-key-env: {variable!r:.60} is not set")
+    return key
 
 
 def _factor(text: str) -> float:

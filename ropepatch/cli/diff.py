@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import click
 
 from ropepatch.cli._options import examples, standard
@@ -44,10 +46,15 @@ def command(
     if out.json:
         out.document(result.to_json())
     else:
-        from ropepatch.report import diff_tables
+        from ropepatch.report import diff_tables, diff_words
 
         out.show(*diff_tables.difference(result))
-        out.line(result.sentence())
+        for line in diff_words.told(result):
+            out.line(line)
+        for side in () if result.equivalent else result.sides:
+            if side.spec is not None and not side.as_written:
+                ref = shlex.quote(side.profile.source.ref)
+                out.hint(f"ropepatch doctor {ref} --runtime {side.spec} says what would work")
     return 0 if result.equivalent and result.same_contexts else 1
 
 

@@ -56,13 +56,13 @@ def show(out: Output, ref: str) -> None:
 
 
 def _read(ref: str) -> tuple[Manifest, Path]:
-    from ropepatch import manifest, provenance
+    from ropepatch import located, manifest
 
     path = Path(ref)
     if path.is_file() and path.suffix == ".json" and path.name != "config.json":
         return manifest.read(path), path
-    found, record = provenance.find(ref)
-    return record, found.manifest
+    found = located.find(ref)
+    return found.record, found.files.manifest
 
 
 @command.command(

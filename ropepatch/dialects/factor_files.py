@@ -44,6 +44,35 @@ def read(path: str | Path) -> dict[str, list[float]]:
     return {name: _numbers(path, name, found[name]) for name in _LISTS if found.get(name) is not None}
 
 
+def search_record(path: str | Path) -> dict[str, Any] | None:
+    """What ``ropepatch search`` wrote beside its lists: how they were found; None for another file.
+
+    Raises:
+        InputError: it says that it is such a record, and is not whole.
+    """
+    path = Path(path)
+    text = _text(path)
+    if not text.lstrip().startswith("{"):
+        return None
+    document = json_text.parse(text, str(path))
+    if document.get("schema") != "ropepatch.search/1":
+        return None
+    from ropepatch import schemas
+
+    wrong = next(iter(schemas.validator("search").iter_errors(document)), None)
+    if wrong is not None:
+        where = ".".join(map(str, wrong.absolute_path))
+        raise InputError(f"is no whole record of a search: {where}: {wrong.message[:80]}", where=str(path))
+    found = {name: value for name, value in document.items() if name not in _LISTS}
+    return {**found, "ref": Path(str(document["ref"])).name}  # manifests are published: no folders of this machine
+
+
+def usual_attention(record: Mapping[str, Any]) -> bool:
+    """Whether a search went with the attention factor that engines compute for longrope where none is written."""
+    usual = math.sqrt(1 + math.log(record["factor"]) / math.log(record["original_max_position_embeddings"]))
+    return math.isclose(record["attention_factor"], usual, rel_tol=1e-9)
+
+
 def _text(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_SIZE:

@@ -8,7 +8,8 @@ from typing import Any
 
 from ropepatch.dialects.gguf import GgufDialect
 from ropepatch.doctor.base import Finding
-from ropepatch.doctor.subject import TOKENIZER, Subject
+from ropepatch.doctor.files import TOKENIZER
+from ropepatch.doctor.subject import Subject
 from ropepatch.errors import InputError, RopepatchError, UsageError
 from ropepatch.patch import Edit, Patch, Value
 from ropepatch.profile import RopeProfile
@@ -60,6 +61,8 @@ def _profile(subject: Subject) -> RopeProfile:
 def _edits(before: Subject, after: Subject) -> Iterator[Edit]:
     if before.format == "gguf":
         yield from _key_edits(before, after)
+        return
+    if before.format != "hf":
         return
     yield from _json_edits(before.file, (), before.config, after.config)
     yield from _json_edits(TOKENIZER, (), before.tokenizer, after.tokenizer)

@@ -1,8 +1,7 @@
-"""A checkpoint as the rules see it: spelled, lifted, and read by every engine of the scope."""
+"""A checkpoint as the rules see it: what its files say, and how every engine of the scope reads them."""
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -11,35 +10,29 @@ from typing import Any
 import numpy as np
 
 from ropepatch import runtimes
-from ropepatch.containers import json_text
 from ropepatch.dialects.base import Dialect
 from ropepatch.dialects.gguf import GgufDialect
 from ropepatch.dialects.hf_config import HfDialect
 from ropepatch.dialects.hf_section import Section
 from ropepatch.doctor import gguf_view
-from ropepatch.doctor.gguf_view import GgufView
+from ropepatch.doctor.files import TOKENIZER, Files, edited
 from ropepatch.doctor.scope import Scope
 from ropepatch.errors import InputError, RopepatchError
 from ropepatch.frequencies import TOLERANCE, deviation, profile_frequencies
 from ropepatch.methods.base import Frequencies, ParameterError
-from ropepatch.patch import Edit, Value
+from ropepatch.patch import Edit
 from ropepatch.profile import RopeProfile
 from ropepatch.runtimes import comparison
 from ropepatch.runtimes.base import Prediction
 from ropepatch.runtimes.comparison import Cell
-from ropepatch.storage import remote
 
-TOKENIZER = "tokenizer_config.json"
-_Path = tuple[str, ...]
 Outcome = dict[str, Prediction] | RopepatchError
 
 
-class Subject:
+class Subject(Files):
     """What rules look at.
 
     Attributes:
-        ref: what the person typed.
-        dialect: the opened format.
         scope: the engines to hold it against.
         explained: the engines whose deviation a rule has accounted for, while the rules run.
     """
@@ -55,14 +48,10 @@ class Subject:
         tokenizer: Mapping[str, Any] | None = None,
         edits: Sequence[Edit] = (),
     ) -> None:
-        self.ref = ref
-        self.dialect = dialect
+        super().__init__(ref, dialect, profile=profile, tokenizer=tokenizer, edits=edits)
         self.scope = scope.without(self._strangers(scope)) if isinstance(dialect, HfDialect) else scope
         self.explained: set[str] = set()
         self._length = length
-        self._given = profile
-        self._tokenizer = tokenizer
-        self._edits = edits
         self._references: dict[int | None, dict[str, Frequencies]] = {}
         self._cells: dict[str, list[tuple[str, int | None, Cell]]] = {}
         self._outcomes: dict[tuple[str, int | None], Outcome] = {}
@@ -75,83 +64,7 @@ class Subject:
         of_engine = [spec for spec in scope.specs if spec.partition("@")[0] == "transformers"]
         return [spec for spec in of_engine if (spec.partition("@")[2] or "5")[0] not in lines]
 
-    # what the files say
-
-    @cached_property
-    def format(self) -> str:
-        """``hf``, ``gguf`` or ``other``."""
-        return "hf" if isinstance(self.dialect, HfDialect) else "gguf" if isinstance(self.dialect, GgufDialect) else ""
-
-    @property
-    def file(self) -> str:
-        """The name of the file that holds the settings."""
-        return self.dialect.files()[0].name
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """``config.json`` as spelled."""
-        assert isinstance(self.dialect, HfDialect)
-        return self.dialect.config
-
-    @property
-    def section(self) -> Section:
-        """The text model's part of it."""
-        assert isinstance(self.dialect, HfDialect)
-        return self.dialect.section
-
-    @cached_property
-    def gguf(self) -> GgufView:
-        """The keys and tensors of a GGUF."""
-        assert isinstance(self.dialect, GgufDialect)
-        return GgufView(self.dialect, self._edits)
-
-    @cached_property
-    def tokenizer(self) -> Mapping[str, Any]:
-        """``tokenizer_config.json``, empty where there is none or it cannot be read."""
-        if self._tokenizer is not None:
-            return self._tokenizer
-        path = remote.bring(self.dialect.root / TOKENIZER)
-        try:
-            return json_text.read(path)[1] if path.exists() else {}
-        except InputError:
-            return {}
-
-    def ropes(self) -> Iterator[tuple[_Path, Mapping[str, Any]]]:
-        """Every rope dict of the text section that somebody reads, with its path from the top of the file."""
-        for key in ("rope_scaling", "rope_parameters"):
-            value = self.section.given.get(key)
-            if not isinstance(value, Mapping) or not value:
-                continue
-            inner = {name: item for name, item in value.items() if isinstance(item, Mapping)}
-            if inner:
-                yield from ((self.at(key, name), item) for name, item in inner.items())
-            else:
-                yield self.at(key), value
-
-    def at(self, *path: str) -> _Path:
-        """A path below the text section, from the top of the file."""
-        return (*self.section.path, *path)
-
     # what it comes to
-
-    @cached_property
-    def lifted(self) -> RopeProfile | RopepatchError:
-        """The profile, or why there is none."""
-        if self._given is not None:
-            return self._given
-        try:
-            if isinstance(self.dialect, HfDialect):
-                return self.dialect.lift_config(self.ref)
-            return self.dialect.lift(self.ref)
-        except RopepatchError as error:
-            return error
-        except TypeError as error:
-            return InputError(f"holds a value of another kind than expected ({error})", where=self.file)
-
-    @property
-    def profile(self) -> RopeProfile | None:
-        """The profile; None where the file cannot be lifted."""
-        return self.lifted if isinstance(self.lifted, RopeProfile) else None
 
     @cached_property
     def reach(self) -> int | None:
@@ -312,53 +225,6 @@ class Subject:
         tokenizer = edited(self.tokenizer, [edit for edit in edits if edit.file == TOKENIZER])
         dialect = HfDialect(self.dialect.root, self.dialect.path, config)
         return Subject(self.ref, dialect, self.scope, self._length, tokenizer=tokenizer)
-
-    # edits
-
-    def put(self, path: _Path, value: Any, file: str | None = None) -> Edit:
-        """The edit that sets a JSON value."""
-        return Edit(file or self.file, "json", path, self._before(path, file), Value(value))
-
-    def drop(self, path: _Path, file: str | None = None) -> Edit:
-        """The edit that takes a JSON key out."""
-        return Edit(file or self.file, "json", path, self._before(path, file), None)
-
-    def _before(self, path: _Path, file: str | None) -> Value | None:
-        found: Any = self.tokenizer if file == TOKENIZER else self.config
-        for key in path:
-            if not isinstance(found, Mapping) or key not in found:
-                return None
-            found = found[key]
-        return Value(found)
-
-    def put_key(self, name: str, kind: str, value: Any) -> Edit:
-        """The edit that sets a GGUF key, given without the architecture."""
-        return Edit(self.file, "key", (self.gguf.full(name),), self._key_before(name), Value(value, kind))
-
-    def drop_key(self, name: str) -> Edit:
-        """The edit that takes a GGUF key out."""
-        return Edit(self.file, "key", (self.gguf.full(name),), self._key_before(name), None)
-
-    def _key_before(self, name: str) -> Value | None:
-        record = self.gguf.record(name)
-        return None if record is None else Value(record.value, self.gguf.type_of(name))
-
-
-def edited(document: Mapping[str, Any], edits: Sequence[Edit]) -> dict[str, Any]:
-    """A JSON object with edits made."""
-    made: dict[str, Any] = copy.deepcopy(dict(document))
-    for edit in edits:
-        at = made
-        for key in edit.path[:-1]:
-            inner = at.get(key)
-            if not isinstance(inner, dict):
-                inner = at[key] = {}
-            at = inner
-        if edit.after is None:
-            at.pop(edit.path[-1], None)
-        else:
-            at[edit.path[-1]] = copy.deepcopy(edit.after.data)
-    return made
 
 
 def _context(section: Section) -> int | None:

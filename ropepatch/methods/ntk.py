@@ -13,7 +13,10 @@ def ntk_theta(rope_theta: float, rotary_dim: int, factor: float) -> float:
     """The NTK-aware base ``θ s^(d/(d-2))``: the first pair keeps its frequency, the last is slowed by exactly s."""
     if rotary_dim <= 2:
         raise ParameterError("an NTK-aware base needs more than one rotated pair")
-    return float(rope_theta * factor ** (rotary_dim / (rotary_dim - 2)))
+    theta = rope_theta * factor ** (rotary_dim / (rotary_dim - 2))
+    if not math.isfinite(theta):
+        raise ParameterError(f"a factor of {factor:g} on the base {rope_theta:g} leads beyond any number")
+    return float(theta)
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class Dynamic(Method):
     about = (
         "The base grows with the sequence: nothing changes up to the trained length. Keys that are cached already "
         "keep the older angles. Only runtimes that recompute the table can do it: transformers and mlx-lm do, "
-        "llama.cpp has no such thing, vLLM 0.24 and later compute plain RoPE from the same config."
+        "llama.cpp has no such thing, vLLM 0.22 and later compute plain RoPE from the same config."
     )
     # Beyond the trained length the base grows with L/T whatever the factor is.
     identity_at_one = False

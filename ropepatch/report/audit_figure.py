@@ -1,9 +1,7 @@
-"""An audit as a picture, and as one HTML file that needs nothing else."""
+"""An audit as a picture."""
 
 from __future__ import annotations
 
-import base64
-import html
 import io
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +10,6 @@ from ropepatch.report.text import clean
 
 if TYPE_CHECKING:
     from ropepatch.audit.result import Audit
-
-_TABLE = "border-collapse:collapse;margin:1em 0"
-_CELL = "border:1px solid #ccc;padding:.3em .6em;text-align:right"
 
 
 def png(result: Audit) -> bytes:
@@ -67,42 +62,3 @@ def _map(axis: Any, result: Audit, variant: str, task: str) -> Any:
     axis.set_xticks(range(len(result.depths)), [f"{depth:.2g}" for depth in result.depths], fontsize=7)
     axis.set_yticks(range(len(result.lengths)), [f"{length:,}" for length in result.lengths], fontsize=7)
     return image
-
-
-def page(result: Audit) -> str:
-    """The picture and the summary as one HTML file.
-
-    Raises:
-        UsageError: matplotlib is not installed.
-    """
-    from ropepatch.audit.result import CAVEAT
-
-    picture = base64.b64encode(png(result)).decode("ascii")
-    heads = ("variant", "task", "effective, 0.85 of own", "effective, 0.856", "short texts against none")
-    lines = ["".join(f'<th style="{_CELL}">{_safe(head)}</th>' for head in heads)]
-    for variant in result.variants:
-        for task in result.tasks:
-            found = result.summary(variant, task)
-            pair = found["paired_short"]
-            values = [variant, task, *(_length(found, name) for name in ("relative", "ruler"))]
-            values.append(f"{pair['difference']:+.3f} ± {pair['plus_minus']:.3f}" if pair else "")
-            lines.append("".join(f'<td style="{_CELL}">{_safe(value)}</td>' for value in values))
-    rows = "\n".join(f"<tr>{line}</tr>" for line in lines)
-    return (
-        f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{_safe(result.ref)}: audit</title>\n'
-        f'<body style="font-family:sans-serif;max-width:75em;margin:2em auto;padding:0 1em">\n'
-        f"<h1>{_safe(result.ref)}</h1>\n"
-        f'<img style="max-width:100%" alt="right answers by length and depth" src="data:image/png;base64,{picture}">\n'
-        f'<table style="{_TABLE}">\n{rows}\n</table>\n<p>{_safe(CAVEAT)}</p>\n</body></html>\n'
-    )
-
-
-def _length(found: dict[str, Any], name: str) -> str:
-    if not found["measurable"]:
-        return "not measurable"
-    value = found[f"effective_length_{name}"]
-    return f"{value:,}" if value else "none"
-
-
-def _safe(text: object) -> str:
-    return html.escape(clean(text))

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from ropepatch.audit.result import Audit
 
 #: background from bad to good; readable on dark and light terminals, and told apart without red and green
-_SHADES = ("#440154", "#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0da39", "#fde725")
-_DARK = 5
-_UNMEASURED = {"does not fit": "no fit", "out of memory": "memory"}
+SHADES = ("#440154", "#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0da39", "#fde725")
+DARK = 5
+_UNMEASURED = {"does not fit": "no fit", "out of memory": "memory", "failed": "failed"}
 
 
 def heat_maps(result: Audit) -> list[Any]:
@@ -37,7 +37,7 @@ def _heat_map(result: Audit, task: str, cells: Mapping[tuple[Any, ...], Mapping[
             if not any(row):
                 continue
             score = result.score(variant, task, length)
-            known = [cell["log_probability"] for cell in row if cell and cell["status"] == "measured"]
+            known = [cell["log_probability"] for cell in row if cell and cell.get("log_probability") is not None]
             table.add_row(
                 plain(variant if first else "", "bold"),
                 plain(f"{length:,}"),
@@ -54,27 +54,47 @@ def _cell(cell: Mapping[str, Any] | None) -> Text:
     if cell is None:
         return Text("")
     if cell["status"] != "measured":
-        return plain(_UNMEASURED.get(cell["status"], "?"), "dim")
-    shade = min(int(cell["k"] / cell["n"] * len(_SHADES)), len(_SHADES) - 1)
-    return Text(f" {cell['k']:>2} ", style=f"{'black' if shade >= _DARK else 'white'} on {_SHADES[shade]}")
+        return plain(unmeasured(cell), "dim")
+    shade = min(int(cell["k"] / cell["n"] * len(SHADES)), len(SHADES) - 1)
+    return Text(f" {cell['k']:>2} ", style=f"{'black' if shade >= DARK else 'white'} on {SHADES[shade]}")
+
+
+def unmeasured(cell: Mapping[str, Any]) -> str:
+    """Why a cell has no number, in a word."""
+    return _UNMEASURED.get(cell["status"], "?")
 
 
 def summary_table(result: Audit) -> Table:
-    """Effective lengths by both rules, and the comparison in short texts."""
+    """Effective lengths by both rules, the worst depth, and the comparison in short texts."""
     table = heading_table("variant", "task")
-    for heading in (">= 0.85 of own", ">= 0.856", "short texts against none"):
-        table.add_column(plain(heading), justify="right")
+    against = f"short vs {result.baseline}" if result.baseline else ""
+    for heading in (">= 0.85 own", ">= 0.856", "worst", "middle", against):
+        table.add_column(plain(heading), justify="right", no_wrap=True)
     for variant in result.variants:
-        for task in result.tasks:
+        for task in (task for task in result.tasks if task != "absent"):
             found = result.summary(variant, task)
-            if task == "absent":
-                continue
-            lengths = [found["effective_length_relative"], found["effective_length_ruler"]]
-            if not found["measurable"]:
-                shown = [plain("not measurable", "dim")] * 2
-            else:
-                shown = [plain(f"{length:,}" if length else "none") for length in lengths]
-            pair = found["paired_short"]
-            told = f"{pair['difference']:+.3f} ± {pair['plus_minus']:.3f}" if pair else ""
-            table.add_row(plain(variant), plain(task), *shown, plain(told))
+            longest = max(map(int, found["weakest_depth"]), default=None)
+            weakest, gap = (found[name].get(str(longest)) for name in ("weakest_depth", "middle_gap"))
+            shown = [effective(found, "relative"), effective(found, "ruler")]
+            shown += ["" if weakest is None else f"{weakest:.2f}", "" if gap is None else f"{gap:+.2f}", paired(found)]
+            table.add_row(plain(variant), plain(task), *map(plain, shown))
+    table.caption = plain(
+        "effective lengths by two rules; worst depth, and by how much the ends are better than the middle, at the "
+        f"longest length measured; short: same texts of up to {result.trained:,} tokens"
+    )
+    table.caption_justify = "left"
     return table
+
+
+def effective(found: Mapping[str, Any], rule: str) -> str:
+    """A summary's effective length by a rule, for people."""
+    if not found["measurable"]:
+        return "not measurable"
+    value = found[f"effective_length_{rule}"]
+    return f"{value:,}" if value else "none"
+
+
+def paired(found: Mapping[str, Any]) -> str:
+    """A summary's difference in short texts; empty for the baseline."""
+    pair = found["paired_short"]
+    return f"{pair['difference']:+.3f} ± {pair['plus_minus']:.3f}" if pair else ""

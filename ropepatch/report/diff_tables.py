@@ -8,7 +8,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from ropepatch.diffing import Diff, FrequencyDifference, GroupDifference, Setting
+from ropepatch.differences import FrequencyDifference, Setting
+from ropepatch.diffing import Diff, GroupDifference
 from ropepatch.profile import Source
 from ropepatch.report.diff_words import tokens_apart
 from ropepatch.report.tables import heading_table, plain

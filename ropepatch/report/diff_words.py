@@ -6,14 +6,17 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ropepatch.diffing import Diff, FrequencyDifference, GroupDifference, Setting, close, compared
-from ropepatch.frequencies import group_frequencies
+from ropepatch.differences import FrequencyDifference, Setting, close, compared
+from ropepatch.diffing import Diff, GroupDifference
+from ropepatch.frequencies import group_frequencies, plain_base
 from ropepatch.report.text import number, short
 from ropepatch.runtimes.side import Side
 
 #: settings that say nothing about the rotation itself
 _NO_EFFECT = ("layout", "layers", "window", "scalable", "head_dim", "factors")
 _OF_EVERY_METHOD = ("scaling.method", "scaling.factor")
+#: a note about something that people do, not about what is computed
+_SHIFT = "context shift"
 #: reasons named in the sentence; all of them stand in ``Diff.reasons``
 _NAMED = 5
 
@@ -27,6 +30,14 @@ def sentence(result: Diff) -> str:
     found = reasons(result)
     why = f" Why: {'; '.join(found[:_NAMED])}." if found else ""
     return _difference(result) + why
+
+
+def told(result: Diff) -> list[str]:
+    """The sentence for a terminal: what differs, and each reason on a line of its own."""
+    if result.refused or result.equivalent:
+        return [sentence(result)]
+    found = reasons(result)
+    return [_difference(result), *(["", "Why:"] if found else []), *(f"* {reason}" for reason in found)]
 
 
 def _alike(result: Diff) -> str:
@@ -92,10 +103,19 @@ def _frequencies(item: FrequencyDifference, who: tuple[str, str]) -> str:
             f"{_turning(item, who)} at pair {item.pair}"
         )
     if not close(*item.attention_scale):
-        parts.append("attention scale {:.6g} against {:.6g}".format(*item.attention_scale))
+        parts.append("attention scale {:.6g} against {:.6g}".format(*item.attention_scale) + _logits(item, who))
     if item.distance is not None:
         parts.append(f"over a distance of {tokens_apart(item.distance)} the rotation is off by more than π/8")
     return "; ".join(parts)
+
+
+def _logits(item: FrequencyDifference, who: tuple[str, str]) -> str:
+    """What another magnitude on cos and sin does to attention: it counts in queries and in keys."""
+    a, b = item.attention_scale
+    if a <= 0 or b <= 0:
+        return ""
+    larger, times = (who[0], (a / b) ** 2) if a > b else (who[1], (b / a) ** 2)
+    return f" (attention logits {times:.4g} times as large in {larger})"
 
 
 def tokens_apart(distance: float) -> str:
@@ -162,7 +182,7 @@ def _reading(item: Side, other: Side, file: str) -> list[str]:
         same_file = item.profile.source == other.profile.source and other.runtime is not None
         found.append(f"{item.runtime} ignores {', '.join(ignored)}" + (f", {other.runtime} does not" * same_file))
     if not item.as_written:
-        found += [f"in {item.runtime} {note}" for note in item.notes if note not in other.notes]
+        found += [f"in {item.runtime} {note}" for note in item.notes if note not in other.notes and _SHIFT not in note]
     return found
 
 
@@ -176,13 +196,23 @@ def _departure(item: Side) -> str:
     worst = max(differences, key=lambda one: (one.pairs[0] != one.pairs[1], _distance(one), not one.equivalent))
     if worst.pairs[0] != worst.pairs[1]:
         return f"{worst.pairs[1]} pairs rotate instead of {worst.pairs[0]}"
-    parts = []
+    parts = [_plain(item)] if _plain(item) else []
     if worst.pair is not None:
         ratio = max(worst.ratio, 1 / worst.ratio) if 0 < worst.ratio < math.inf else math.inf
         parts.append(f"×{ratio:.4g} at pair {worst.pair}")
     if not close(*worst.attention_scale):
         parts.append("attention scale {1:.6g} instead of {0:.6g}".format(*worst.attention_scale))
     return ", ".join(parts)
+
+
+def _plain(item: Side) -> str:
+    """Plain RoPE where the file says a scaling, or another base."""
+    for at in item.predictions:
+        for name in item.names:
+            base = plain_base(item.frequencies(name, at))
+            if base is not None and plain_base(group_frequencies(item.group(name), at)) != base:
+                return f"plain RoPE of base {base:.0f}"
+    return ""
 
 
 def _settings(result: Diff) -> list[str]:
@@ -195,7 +225,9 @@ def _settings(result: Diff) -> list[str]:
         other_method = any(item.name == "scaling.method" for item in differing)
         for item in differing:
             # parameters of two methods are not comparable one by one
-            if not (other_method and item.name.startswith("scaling.") and item.name not in _OF_EVERY_METHOD):
+            if item.name == "scaling.truncate" and "gguf" in (result.a.source.format, result.b.source.format):
+                found[f"{item.name} ({_value(item.a)} against {_value(item.b)}; a GGUF has no key for it)"] = None
+            elif not (other_method and item.name.startswith("scaling.") and item.name not in _OF_EVERY_METHOD):
                 found[f"{item.name} ({_value(item.a)} against {_value(item.b)})"] = None
     return list(found)
 

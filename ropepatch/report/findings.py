@@ -15,7 +15,12 @@ from ropepatch.doctor.subject import Subject
 from ropepatch.report.tables import plain
 
 _STYLES = {"error": "red", "warning": "yellow", "info": "dim"}
-_FORMATS = {"hf": "Hugging Face folders", "gguf": "GGUF files"}
+FORMATS = {
+    "hf": "Hugging Face folders",
+    "gguf": "GGUF files",
+    "mistral": "Mistral's params.json",
+    "safetensors": "safetensors files",
+}
 
 
 def table(findings: Sequence[Finding]) -> Table:
@@ -56,7 +61,7 @@ def explanation(document: Mapping[str, Any]) -> list[Any]:
     grid.add_column(no_wrap=True, style="dim")
     grid.add_column(overflow="fold")
     rows = [
-        ("looks at", " and ".join(_FORMATS[name] for name in document["formats"])),
+        ("looks at", " and ".join(FORMATS[name] for name in document["formats"])),
         ("severity", document["severity"]),
         ("fix", document["fix"]),
         ("by itself", "doctor --fix does it where there is no choice" if document["automatic"] else "no"),

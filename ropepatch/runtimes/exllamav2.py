@@ -37,7 +37,7 @@ class Exllamav2:
         if "type" in view.rope and "rope_type" in view.rope:
             raise self.engine.rejects("fails an assertion: type and rope_type both stand there", view.where, "keep one")
         kind = view.rope.get("rope_type", view.rope.get("type"))
-        loaded = max(view.max_position or 0, length or 0)
+        loaded = length or view.max_position or 0
         rope = view.spectrum(view.share())
         result, notes, switches = self._compute(kind, view, rope, loaded)
         reads = _READS.get(kind or "", ())

@@ -12,6 +12,8 @@ from ropepatch.runtimes.base import Behaviour, Engine, Prediction, Source, Versi
 from ropepatch.runtimes.config_view import ORIGINAL, Reader, View
 
 BEHAVIOURS = (Behaviour((1, 0), "1.x", (1, 4, 1)),)
+#: classes that take another length at load (architecture/phi3.py); elsewhere ``override_dynamic_seq_len`` is empty
+_LENGTH_AT_LOAD = frozenset({"phi3"})
 #: architectures whose loader asks for DeepSeek's ratio of magnitudes (exllamav3#259 took it from the others)
 _RATIO = frozenset({"deepseek_v2", "deepseek_v3", "deepseek_v32", "kimi_k2"})
 _READS = {
@@ -49,7 +51,8 @@ class Exllamav3:
         compute = _TYPES.get(kind)
         if compute is None:
             raise self.engine.rejects(f"stops with a ValueError: unknown rope_type {kind!r}", view.where)
-        loaded = max(view.max_position or 0, length or 0)
+        asked = length if view.model_type in _LENGTH_AT_LOAD else None
+        loaded = asked or view.max_position or 0
         result, notes, switches = compute(self.engine, view, Reader(view, self.engine), loaded)
         reads: tuple[str, ...] = _READS[kind]
         if kind == "yarn":
@@ -100,7 +103,7 @@ def _llama3(engine: Engine, view: View, read: Reader, loaded: int) -> Result:
 
 
 def _yarn(engine: Engine, view: View, read: Reader, loaded: int) -> Result:
-    """The factor is the loaded length over the original context wherever the latter is written."""
+    """The factor is max_position_embeddings over the original context wherever the latter is written."""
     original = read.optional(ORIGINAL)
     notes: tuple[str, ...] = ()
     if original is None:
@@ -108,7 +111,7 @@ def _yarn(engine: Engine, view: View, read: Reader, loaded: int) -> Result:
     else:
         factor = loaded / original
         if factor != view.rope.get("factor"):
-            notes = (f"the factor is replaced by the loaded length / {ORIGINAL} = {factor:g}",)
+            notes = (f"the factor is replaced by max_position_embeddings / {ORIGINAL} = {factor:g}",)
     result = recipes.yarn(
         view.spectrum(view.share()),
         factor,
@@ -119,7 +122,7 @@ def _yarn(engine: Engine, view: View, read: Reader, loaded: int) -> Result:
         beta_slow=read.get("beta_slow", 1.0),
         truncate=read.flag("truncate", True),
     )
-    return result, notes, "at load"
+    return result, notes, "at load" if view.model_type in _LENGTH_AT_LOAD else "never"
 
 
 def _magnitude(view: View, read: Reader, factor: float) -> float:
@@ -141,7 +144,8 @@ def _longrope(engine: Engine, view: View, read: Reader, loaded: int) -> Result:
     chosen = read.factors("long_factor" if loaded > original else "short_factor", rope.inv_freq.size)
     attention = recipes.longrope_magnitude((view.max_position or original) / original, original)
     notes = ("long_factor is in force for short inputs as well",) if loaded > original else ()
-    return recipes.factors(rope, chosen, attention, view.where), notes, "at load"
+    switches = "at load" if view.model_type in _LENGTH_AT_LOAD else "never"
+    return recipes.factors(rope, chosen, attention, view.where), notes, switches
 
 
 def _proportional(engine: Engine, view: View, read: Reader, loaded: int) -> Result:

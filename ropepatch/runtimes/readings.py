@@ -208,7 +208,7 @@ def _reads(name: str, profile: RopeProfile | None) -> bool:
 
 
 def _listed(readings: Sequence[Reading]) -> str:
-    """``vllm (<=0.11, 0.12-0.23), tgi (3.x)``."""
+    """``vllm (<=0.11, 0.12-0.21), tgi (3.x)``."""
     names = dict.fromkeys(reading.runtime for reading in readings)
     return ", ".join(
         f"{name} ({', '.join(reading.releases for reading in readings if reading.runtime == name)})" for name in names

@@ -12,11 +12,10 @@ from ropepatch.runtimes import config_view, line5, recipes
 from ropepatch.runtimes.base import Behaviour, Engine, Prediction, Source, Version
 from ropepatch.runtimes.config_view import ORIGINAL, Reader, View
 
-#: 0.22 and 0.23 were not read; what changed between 0.21 and 0.24 is taken to have come with 0.24
 BEHAVIOURS = (
     Behaviour((0, 8), "<=0.11", (0, 11)),
-    Behaviour((0, 12), "0.12-0.23", (0, 21)),
-    Behaviour((0, 24), "0.24-0.29", (0, 29)),
+    Behaviour((0, 12), "0.12-0.21", (0, 21)),
+    Behaviour((0, 22), "0.22-0.29", (0, 29)),
     Behaviour((0, 30), ">=0.30", (0, 33)),
 )
 #: models whose attention is DeepSeek's: any scaling type becomes deepseek_yarn
@@ -137,15 +136,15 @@ def _ntk(engine: Vllm, view: View, read: Reader, length: int | None) -> Result:
 
 
 def _dynamic(engine: Vllm, view: View, read: Reader, length: int | None) -> Result:
-    """PR #41277 lets the formula start from a trained length that defaults to the declared one: plain RoPE.
+    """From 0.22 on (PR #41277) the formula starts from a trained length that defaults to the declared one: plain RoPE.
 
-    Before it, the base of the full extension was in force at every length.
+    Before, the base of the full extension was in force at every length.
     """
     rope = view.spectrum(view.share())
     if "alpha" in view.rope:
         return recipes.ntk(rope, read.need("alpha"), view.where), ("alpha raises the base at every length",), "never"
     factor = read.need("factor")
-    if engine.version >= (0, 24):
+    if engine.version >= (0, 22):
         note = "dynamic NTK comes to plain RoPE here"
         return recipes.plain(rope), (note, _short_table(view)), "never"
     return fixed_dynamic(view, factor), ("the base of the full extension is in force at every length",), "never"

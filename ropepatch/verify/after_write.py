@@ -61,7 +61,7 @@ class ForwardCheck:
         self.result = found = verification.examine(
             checkpoint.open(written.anchor),
             None,
-            Promise(self.patch.after, self.patch.before, "manifest"),
+            _promise(self.patch),
             self.settings,
         )
         if not found.ok:
@@ -106,6 +106,10 @@ def prepare(patch: Patch, source: Bundle, weights: str) -> ForwardCheck:
         )
     model = checkpoint.open(Path(source.anchor))
     settings = forward.Settings(engine=engines.suitable(model))
+    verification.affordable(model, _promise(patch), settings)
     engines.require(settings.engine)
-    verification.affordable(model, settings)
     return ForwardCheck(patch, settings)
+
+
+def _promise(patch: Patch) -> Promise:
+    return Promise(patch.after, patch.before, "manifest")

@@ -39,6 +39,25 @@ class Cache:
         return Cache([key[:, :, :length] for key in self.keys], [value[:, :, :length] for value in self.values])
 
 
+class Held:
+    """Slices of weights that stay in memory.
+
+    Args:
+        limit: how many bytes they may have together; None for any number.
+    """
+
+    def __init__(self, limit: int | None = 0) -> None:
+        self.limit, self.taken = limit, 0
+        self.slices: dict[tuple[str, int, int], Any] = {}
+
+    def add(self, key: tuple[str, int, int], value: Any) -> None:
+        """Keep a slice if there is room."""
+        size = value.numel() * value.element_size()
+        if self.limit is None or self.taken + size <= self.limit:
+            self.slices[key] = value
+            self.taken += size
+
+
 class Decoder:
     """The first layers of a model.
 
@@ -49,7 +68,7 @@ class Decoder:
         device: a torch device.
         dtype: a torch dtype.
         keep: hold the weights in memory; otherwise each is read again in slices when it is needed.
-        positions_dtype: the type in which positions are held; None means exact angles (float64).
+        held: what is held of the weights in slices; by default nothing.
 
     Raises:
         InputError: a tensor is missing, or has another shape than the metadata says.
@@ -64,14 +83,16 @@ class Decoder:
         device: str = "cpu",
         dtype: Any = None,
         keep: bool = False,
-        positions_dtype: Any = None,
+        held: Held | None = None,
     ) -> None:
         import torch
 
         self.weights, self.shape, self.ropes = weights, shape, list(ropes)
         self.device, self.dtype = torch.device(device), dtype or torch.float32
-        self.keep, self.positions_dtype = keep, positions_dtype
-        self._held: dict[tuple[str, int, int], Any] = {}
+        self.keep, self._held = keep, held or Held(None if keep else 0)
+        #: the type in which positions are held, None for exact angles (float64), and that of cos and sin
+        self.positions_dtype: Any = None
+        self.tables_dtype: Any = None
         self._check()
         #: what the layers rotate by, as the module holds it
         self.inv_freq = [torch.tensor(rope.inv_freq, dtype=torch.float32, device=self.device) for rope in ropes]
@@ -131,11 +152,10 @@ class Decoder:
 
     def _rows(self, name: str, start: int, stop: int) -> Any:
         key = (name, start, stop)
-        if key in self._held:
-            return self._held[key]
+        if key in self._held.slices:
+            return self._held.slices[key]
         value = self.weights.rows(name, start, stop).to(self.device, self.dtype)
-        if self.keep:
-            self._held[key] = value
+        self._held.add(key, value)
         return value
 
     def _vector(self, role: str, layer: int | None) -> Any:
@@ -177,7 +197,9 @@ class Decoder:
             # MPS and the like have no float64; a CPU table costs nothing beside a layer.
             angles = torch.outer(positions.cpu().double(), inv_freq.cpu().double())
         scale = self.attention_scale[layer]
-        return tuple((f(angles) * scale).to(self.device, torch.float32) for f in (torch.cos, torch.sin))
+        tables = ((f(angles) * scale).to(self.device, torch.float32) for f in (torch.cos, torch.sin))
+        cos, sin = tables if self.tables_dtype is None else (table.to(self.tables_dtype).float() for table in tables)
+        return cos, sin
 
     def _rotate(self, x: Any, layer: int, cos: Any, sin: Any) -> Any:
         import torch

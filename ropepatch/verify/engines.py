@@ -133,9 +133,27 @@ class TorchEngine:
 
 
 def torch_engine(
-    checkpoint: Checkpoint, profile: RopeProfile, length: int | None, *, layers: int | None, device: str, dtype: str
+    checkpoint: Checkpoint,
+    profile: RopeProfile,
+    length: int | None,
+    *,
+    layers: int | None,
+    device: str,
+    dtype: str,
+    hold: int = 0,
+    like: TorchEngine | None = None,
 ) -> TorchEngine:
     """The built-in decoder on a checkpoint's weights, rotating as ``profile`` says for ``length`` tokens.
+
+    Args:
+        checkpoint: whose weights.
+        profile: how it rotates.
+        length: the context in tokens.
+        layers: how many to run; None means all.
+        device: a torch device.
+        dtype: of weights and activations.
+        hold: bytes of weights that may stay in memory.
+        like: another decoder of the same checkpoint, which shares its weights.
 
     Raises:
         InputError: the checkpoint is not of the llama family, or its tensors do not fit.
@@ -145,14 +163,16 @@ def torch_engine(
         import torch
 
     from ropepatch.verify import shape, weights
-    from ropepatch.verify.decoder import Decoder
+    from ropepatch.verify.decoder import Decoder, Held
 
     sizes = shape.read(checkpoint)
     count = sizes.layers if layers is None else min(layers, sizes.layers)
     ropes = shape.ropes(profile, sizes, count, length)
-    return TorchEngine(
-        Decoder(weights.open_weights(checkpoint), sizes, ropes, device=device, dtype=getattr(torch, dtype))
-    )
+    tensors = like.decoder.weights if like else weights.open_weights(checkpoint)
+    decoder = Decoder(tensors, sizes, ropes, device=device, dtype=getattr(torch, dtype), held=Held(hold))
+    if like:
+        decoder.share(like.decoder)
+    return TorchEngine(decoder)
 
 
 class TransformersEngine:

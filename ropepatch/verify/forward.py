@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +15,11 @@ import numpy.typing as npt
 from ropepatch.errors import CheckFailed, InputError
 from ropepatch.frequencies import deviation, profile_frequencies
 from ropepatch.methods.base import Frequencies
+from ropepatch.methods.linear import Linear
+from ropepatch.methods.stack import Stack
 from ropepatch.profile import RopeProfile
 from ropepatch.verify import engines, probes
-from ropepatch.verify.promise import FAILED, PASSED, SKIPPED, WARNED, Check, Promise, trained_context
+from ropepatch.verify.promise import FAILED, PASSED, SKIPPED, WARNED, Check, Promise, main_group, trained_context
 
 if TYPE_CHECKING:
     from ropepatch.checkpoint import Checkpoint
@@ -27,6 +31,10 @@ LIVE_LIMIT = {"torch": 1e-6, "transformers": 2e-5}
 _CHANGED = 1e-4
 #: log-probabilities of two engines, by dtype
 AGREEMENT = {"float32": 1e-3, "bfloat16": 0.25, "float16": 0.05}
+#: of the largest log-probability's size: what is far from zero is rounded as coarsely (four units in the last place)
+_RELATIVE = {"float32": 0.0, "bfloat16": 2.0**-5, "float16": 2.0**-8}
+#: of an engine that does not show its frequencies: they count as changed if the base's are as many times farther away
+_NEARER = 3.0
 #: same frequencies in a short context: the same numbers up to the order of additions
 _SAME_KL = 1e-6
 #: top-1 agreement below this inside the trained range calls for fine-tuning
@@ -34,8 +42,11 @@ _KEPT = 0.5
 #: context without one in the file
 _DEFAULT_LENGTH = 4096
 #: contiguous tokens that llama.cpp is given at most
-_PROMPT = 4096
+PROMPT = 4096
+#: positions of a short text whose predictions are compared
+_COMPARED = 64
 _SEED = 20260
+_NOTHING = "nothing was to change: the promised frequencies are the base's"
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,7 @@ class Settings:
         dtype: of weights and activations.
         layers: how many layers to run; None means all.
         tokens: how many tokens are placed over the context.
+        hold: bytes of weights that may stay in memory, so that they are not read again.
     """
 
     engine: str = "torch"
@@ -55,6 +67,7 @@ class Settings:
     dtype: str = "float32"
     layers: int | None = 2
     tokens: int = 256
+    hold: int = 0
 
 
 def far_positions(length: int, count: int, runs: int = 8) -> list[int]:
@@ -80,18 +93,29 @@ class Pass:
         self.trained, self.length = lengths(checkpoint, promise)
         self.device = engines.device_of(settings.device)
         self.tokens = np.random.default_rng(_SEED)
+        self.engine_versions: dict[str, str] = {}
+        self._first: TorchEngine | None = None
 
     def ours(self, profile: RopeProfile, length: int | None, of: Checkpoint | None = None) -> TorchEngine:
-        """Our decoder rotating as ``profile`` says."""
-        return engines.torch_engine(
+        """Our decoder rotating as ``profile`` says; those of the same checkpoint share their weights."""
+        made = engines.torch_engine(
             of or self.checkpoint, profile, length,
             layers=self.layers, device=self.device, dtype=self.settings.dtype,
+            hold=0 if of else self.settings.hold, like=None if of else self._first,
         )  # fmt: skip
+        if of is None and self._first is None:
+            self._first = made
+        return made
+
+    @functools.cached_property
+    def plain(self) -> TorchEngine:
+        """The base in our decoder."""
+        return self.ours(self.promise.base, self.trained, self.base)
 
     @property
     def layers(self) -> int | None:
         """Layers to run: llama.cpp always runs all."""
-        return None if self.settings.engine == "llama.cpp" else self.settings.layers
+        return layers_of(self.settings)
 
     def checks(self) -> list[Check]:
         """Run everything.
@@ -105,20 +129,20 @@ class Pass:
             if self.settings.engine == "torch":
                 raise
             ours = None  # not of the llama family: the other engine alone
-        found: list[Check] = []
         loaded: Engine | None = ours
         if self.settings.engine == "transformers":
             loaded = engines.TransformersEngine(self.checkpoint, self.layers, self.device, self.settings.dtype)
         elif self.settings.engine == "llama.cpp":
             from ropepatch.verify.llama_engine import LlamaCppEngine
 
-            loaded = LlamaCppEngine(Path(self.checkpoint.ref), self.length)
+            loaded = LlamaCppEngine(Path(self.checkpoint.ref), llama_context(self.promise, self.trained, self.length))
         assert loaded is not None
         self.engine_versions = {engine.name: engine.version for engine in (ours, loaded) if engine is not None}
-        found += self._one_engine(loaded, ours)
+        found = self._one_engine(loaded, ours)
         if ours is None:
-            return [*found, Check("drift", SKIPPED, "needs the built-in decoder, which does not know this model")]
-        return [*found, self._drift(ours), self._range(ours), *self._shift(ours)]
+            why = "needs the built-in decoder, which does not know this model"
+            return [*found, *(Check(name, SKIPPED, why) for name in ("drift", "attention range", "relative positions"))]
+        return [*found, self._drift(ours), self._range(ours), self._shift(ours)]
 
     # ---- single checks ----------------------------------------------------------------------------------------------
 
@@ -126,7 +150,7 @@ class Pass:
         """Finite numbers, frequencies in the module, agreement with our decoder."""
         whole = loaded.name == "llama.cpp"
         positions = (
-            list(range(min(self.length - 1, _PROMPT))) if whole else far_positions(self.length, self.settings.tokens)
+            list(range(min(self.length - 1, PROMPT))) if whole else far_positions(self.length, self.settings.tokens)
         )
         if loaded.name == "transformers" and ours and any(rope.window for rope in ours.decoder.ropes):
             # Its windows count tokens, ours positions: the two are the same only without gaps.
@@ -140,13 +164,37 @@ class Pass:
         except CheckFailed as error:
             return [Check("finite", FAILED, error.what, {"positions": positions[-1]})]
         found = [_finite(theirs, positions[-1])]
+        mine = ours.log_probabilities(tokens, positions, at) if ours is not None and loaded is not ours else None
         live = loaded.rotations()
         if live is not None:
             found += [self._live(live, loaded.name), self._changed(live)]
-        if ours is not None and loaded is not ours:
-            mine = ours.log_probabilities(tokens, positions, at)
+        elif mine is not None and mine.shape == theirs.shape:
+            base = self.plain.log_probabilities(tokens, positions, at)
+            found += self._unseen(loaded.name, *(float(np.abs(theirs - one).max()) for one in (mine, base)))
+        else:
+            found.append(Check("frequencies", SKIPPED, f"{loaded.name} does not show what it rotates by"))
+        if ours is not None and mine is not None:
             found.append(self._agreement(loaded.name, mine, theirs, positions[-1], ours))
         return found
+
+    def _unseen(self, name: str, promised: float, base: float) -> list[Check]:
+        """An engine that shows no frequencies, by how far its numbers are from those of the two rotations."""
+        told = f"{name} does not show what it rotates by"
+        numbers = {"to_promised": promised, "to_base": base}
+        found = [Check("frequencies", SKIPPED, f"{told}; see changed and agreement")]
+        if self._nothing_to_change():
+            return [*found, Check("changed", SKIPPED, _NOTHING)]
+        detail = f"log-probabilities are {promised:.1e} from the checkpoint's rotation and {base:.1e} from the base's"
+        if base > _NEARER * promised:
+            return [*found, Check("changed", PASSED, detail, numbers)]
+        if promised > _NEARER * base:
+            return [*found, Check("changed", FAILED, f"{detail}: the scaling is not in force", numbers)]
+        return [*found, Check("changed", WARNED, f"{detail}: this text does not tell them apart", numbers)]
+
+    def _nothing_to_change(self) -> bool:
+        base = profile_frequencies(self.promise.base, self.trained)
+        promised = profile_frequencies(self.promise.profile, self.length)
+        return all(deviation(promised[name], base[name]) <= _CHANGED for name in promised if name in base)
 
     def _live(self, live: dict[str, Frequencies], engine: str) -> Check:
         wanted = profile_frequencies(self.promise.profile, self.length)
@@ -171,8 +219,8 @@ class Pass:
         base = profile_frequencies(self.promise.base, self.trained)
         promised = profile_frequencies(self.promise.profile, self.length)
         names = [name for name in promised if name in base]
-        if all(deviation(promised[name], base[name]) <= _CHANGED for name in names):
-            return Check("changed", SKIPPED, "nothing was to change: the promised frequencies are the base's")
+        if self._nothing_to_change():
+            return Check("changed", SKIPPED, _NOTHING)
         if len(live) == len(base) == 1:
             live = dict(zip(base, live.values(), strict=True))
         most = max((deviation(live[name], base[name]) for name in names if name in live), default=0.0)
@@ -186,68 +234,108 @@ class Pass:
             return Check("agreement", FAILED, f"{name} has {theirs.shape[1]} tokens, the weights {mine.shape[1]}")
         if ours.decoder.stops_at_attention:
             return Check("agreement", SKIPPED, "our decoder leaves out the experts, so that logits are not comparable")
-        difference, limit = float(np.abs(mine - theirs).max()), AGREEMENT[self.settings.dtype]
+        difference, dtype = float(np.abs(mine - theirs).max()), self.settings.dtype
+        limit = max(AGREEMENT[dtype], _RELATIVE[dtype] * float(np.abs(mine).max()))
         if ours.decoder.weights_are_quantised:
             limit = max(limit, AGREEMENT["bfloat16"])  # llama.cpp quantises activations as well
         numbers = {"difference": difference, "limit": limit, "position": last}
         detail = (
-            f"log-probabilities of {name} and the built-in decoder differ by {difference:.1e} up to position {last}"
+            f"log-probabilities of {name} and the built-in decoder differ by {difference:.1e} up to position {last}, "
+            f"limit {limit:.3g} for {dtype}"
         )
+        if last < self.trained < self.length:
+            detail += f"; {name} was not given positions beyond the trained {self.trained}"
         return Check("agreement", PASSED if difference <= limit else FAILED, detail, numbers)
 
     def _drift(self, ours: TorchEngine) -> Check:
-        """How far short texts are from the base's."""
+        """How far short texts are from the base's, and from where plain interpolation would bring them."""
         count = min(self.trained, self.settings.tokens)
         tokens = self.tokens.integers(0, ours.decoder.vocabulary, count).tolist()
-        places, at = list(range(count)), list(range(count // 2, count, max(1, count // 64)))
-        base = self.ours(self.promise.base, self.trained, self.base)
-        short = self.ours(self.checkpoint.profile, self.trained)
-        a, b = (engine.log_probabilities(tokens, places, at) for engine in (base, short))
-        if a.shape != b.shape:
-            return Check("drift", FAILED, f"the base has {a.shape[1]} tokens in its vocabulary, not {b.shape[1]}")
-        kl = float((np.exp(a) * (a - b)).sum(-1).mean())
-        same = float((a.argmax(-1) == b.argmax(-1)).mean())
-        numbers = {"kl": kl, "top1_agreement": same, "positions": len(at), "tokens": count}
-        told = f"at {len(at)} positions of a text of {count} tokens: KL {kl:.3g}, same best token {same:.0%}"
+        text = tokens, list(range(count)), list(range(count // 2, count, max(1, count // _COMPARED)))
+        base = self.plain.log_probabilities(*text)
+        short = self.ours(self.checkpoint.profile, self.trained).log_probabilities(*text)
+        if base.shape != short.shape:
+            return Check("drift", FAILED, f"the base has {base.shape[1]} tokens, not {short.shape[1]}")
+        kl, same = _difference(base, short)
+        numbers: dict[str, Any] = {"kl": kl, "top1_agreement": same, "positions": len(text[2]), "tokens": count}
+        told = f"at {len(text[2])} positions of a text of {count} tokens: KL {kl:.3g}, same best token {same:.0%}"
         one, two = (profile_frequencies(p, self.trained) for p in (self.promise.base, self.checkpoint.profile))
         if self.base is None and all(deviation(two[name], one[name]) <= 1e-6 for name in two if name in one):
             result = PASSED if abs(kl) <= _SAME_KL and same == 1 else FAILED
             return Check("drift", result, f"{told}; short contexts are not scaled, so that nothing may change", numbers)
-        if same < _KEPT:
-            return Check("drift", WARNED, f"{told}; expect to fine-tune", numbers)
-        return Check("drift", PASSED, f"{told}; the method scales short contexts too and promises no bound", numbers)
+        interpolated = self._interpolated()
+        result, advice = (WARNED, "; expect to fine-tune") if same < _KEPT else (PASSED, "")
+        if interpolated is None:
+            return Check("drift", result, f"{told}; the method promises no bound{advice}", numbers)
+        limit, kept = _difference(base, self.ours(interpolated, self.trained).log_probabilities(*text))
+        numbers |= {"interpolation_kl": limit, "interpolation_top1_agreement": kept}
+        told += f"; plain interpolation {limit:.3g}, {kept:.0%}"
+        if kl > limit or same < kept:
+            return Check("drift", WARNED, f"{told}: it should be nearer to the base than that", numbers)
+        return Check("drift", result, told + advice, numbers)
+
+    def _interpolated(self) -> RopeProfile | None:
+        """The base under plain interpolation by the same factor: the most that another method may cost short texts."""
+        name, group = main_group(self.promise.base)
+        _, patched = main_group(self.promise.profile)
+        unbounded = isinstance(patched.scaling, (Linear, Stack)) or patched.scaling.name == "factors"
+        if self.base is not None or group.scaled or unbounded or self.length <= self.trained:
+            return None
+        slower = dataclasses.replace(group, scaling=Linear(self.length / self.trained))
+        return dataclasses.replace(self.promise.base, groups={**self.promise.base.groups, name: slower})
 
     def _range(self, ours: TorchEngine) -> Check:
         """Attention logits at distances beyond the trained ones against those at trained ones."""
         if self.length <= self.trained:
             return Check("attention range", SKIPPED, "the context is not longer than the trained one")
-        positions = far_positions(self.length, self.settings.tokens)
-        tokens = self.tokens.integers(0, ours.decoder.vocabulary, len(positions)).tolist()
-        plain = self.ours(self.promise.base, self.trained, self.base)
-        found = {
-            name: probes.score_range(engine.decoder, tokens, positions, self.trained)
-            for name, engine in (("base", plain), ("patched", ours))
-        }
-        numbers = {name: item.to_json() for name, item in found.items()}
-        over, unpatched = found["patched"].overshoot, found["base"].overshoot
+        count = min(self.trained, self.settings.tokens)
+        tokens = self.tokens.integers(0, ours.decoder.vocabulary, count).tolist()
+        found = probes.reach(self.plain.decoder, ours.decoder, tokens, self.trained, self.length)
+        if found is None:
+            return Check("attention range", SKIPPED, "no layer of those that run both rotates and sees beyond a window")
+        over = found.overshoot
+        limits = {name: f"{low:.2f} to {high:.2f}" for name, (low, high) in (("near", found.near), *found.far.items())}
         told = (
-            f"far logits {found['patched'].far[0]:.2f} to {found['patched'].far[1]:.2f}, near ones "
-            f"{found['patched'].near[0]:.2f} to {found['patched'].near[1]:.2f} ({over:.0%} beyond); "
-            f"unscaled {unpatched:.0%} beyond"
+            f"the same queries and keys at trained distances {limits['near']}, beyond them {limits['patched']}, "
+            f"{over['patched']:.1%} outside a pair's own range (unpatched {limits['base']}, {over['base']:.1%})"
         )
-        return Check("attention range", PASSED if over <= probes.OVERSHOOT else WARNED, told, numbers)
+        numbers = {**found.to_json(), "limit": probes.OVERSHOOT}
+        return Check("attention range", PASSED if over["patched"] <= probes.OVERSHOOT else WARNED, told, numbers)
 
-    def _shift(self, ours: TorchEngine) -> list[Check]:
+    def _shift(self, ours: TorchEngine) -> Check:
         """The same tokens near the beginning and near the end: the scores between them must not differ."""
         count = min(64, self.length)
         tokens = self.tokens.integers(0, ours.decoder.vocabulary, count).tolist()
         numbers = probes.shift(ours.decoder, tokens, self.length - count)
-        limit = probes.SHIFT_LIMIT if self.settings.dtype == "float32" else 0.05
+        limits = probes.shift_limits(self.settings.dtype, self.length)
         told = (
             f"shifted by {self.length - count}: scores differ by {numbers['exact']:.1e} of their range with exact "
-            f"angles, {numbers['float32']:.1e} with float32 ones, {numbers['bfloat16']:.1e} if positions were bfloat16"
+            f"angles, {numbers['float32']:.1e} with float32 ones (limit {limits['float32']:.0e}), "
+            f"{numbers['bfloat16_tables']:.1e} with bfloat16 tables, {numbers['bfloat16']:.1e} if positions were "
+            f"bfloat16, which tells {numbers['bfloat16_distinct']} of {count} apart"
         )
-        return [Check("relative positions", PASSED if numbers["exact"] <= limit else FAILED, told, numbers)]
+        passed = all(numbers[name] <= limit for name, limit in limits.items())
+        return Check("relative positions", PASSED if passed else FAILED, told, {**numbers, "limits": limits})
+
+
+def _difference(base: engines.Array, other: engines.Array) -> tuple[float, float]:
+    """Mean KL of ``other`` from ``base`` in nats, and the share of rows with the same best token; row by row."""
+    kl = float(np.mean([(np.exp(a) * (a - b)).sum() for a, b in zip(base, other, strict=True)]))
+    return kl, float((base.argmax(-1) == other.argmax(-1)).mean())
+
+
+def layers_of(settings: Settings) -> int | None:
+    """How many layers a pass runs; None means all."""
+    return None if settings.engine == "llama.cpp" else settings.layers
+
+
+def llama_context(promise: Promise, trained: int, length: int) -> int:
+    """The context that llama.cpp allocates: what the prompt needs, and more where factors are chosen by its length."""
+    short, long = (profile_frequencies(promise.profile, at) for at in (trained, length))
+    needed = min(length, PROMPT + 1)
+    if any(deviation(long[name], short[name]) > _CHANGED for name in long):
+        needed = min(length, max(needed, trained + 256))
+    return needed
 
 
 def _vocabulary(engine: Engine) -> int:
@@ -266,53 +354,25 @@ def _finite(values: npt.NDArray[Any], last: int) -> Check:
     return Check("finite", PASSED, f"log-probabilities up to position {last} are finite", numbers)
 
 
-def estimate(checkpoint: Checkpoint, settings: Settings) -> dict[str, Any]:
-    """Bytes that the pass takes at its peak, part by part, from the metadata alone."""
-    from ropepatch.verify import decoder, shape, weights
-
-    sizes, tensors = shape.read(checkpoint), weights.open_weights(checkpoint)
-    embedding = tensors.shape(tensors.role("embed")) or (0, 0)
-    shapes = [tensors.shape(tensors.role(role, 0)) for role in weights.LAYER_ROLES]
-    widest = max((found[0] for found in shapes if found), default=0)
-    item = 4 if settings.dtype == "float32" else 2
-    tokens = settings.tokens
-    parts = {
-        "weights": 3 * decoder.SLICE,
-        "activations": tokens * (6 * sizes.hidden + 3 * widest) * item,
-        "keys_and_values": 2 * tokens * sizes.kv_heads * sizes.head_dim * (settings.layers or sizes.layers) * item,
-        "attention": 4 * sizes.heads * tokens * tokens * 4,
-        "logits": 3 * 64 * embedding[0] * 4,
-    }
-    return {"total": sum(parts.values()), **parts}
-
-
 def run(
     checkpoint: Checkpoint, base: Checkpoint | None, promise: Promise, settings: Settings
 ) -> tuple[Sequence[Check], dict[str, Any]]:
     """All checks of a forward pass, and the surroundings that they were made in."""
-    import platform
     import time
 
+    from ropepatch.verify import surroundings
+
     started = time.monotonic()
-    work = Pass(checkpoint, base, promise, settings)
-    found = work.checks()
+    with surroundings.exact():
+        work = Pass(checkpoint, base, promise, settings)
+        found = work.checks()
     return found, {
-        "device": _device_name(work.device),
+        "device": surroundings.device_name(work.device),
         "dtype": settings.dtype,
         "layers": work.layers,
         "engines": work.engine_versions,
-        "python": platform.python_version(),
+        **surroundings.libraries(),
         "trained_context": work.trained,
         "context": work.length,
         "seconds": round(time.monotonic() - started, 3),
     }
-
-
-def _device_name(device: str) -> str:
-    import platform
-
-    if device != "cuda":
-        return f"cpu ({platform.machine()})"
-    import torch
-
-    return f"cuda ({torch.cuda.get_device_name()})"

@@ -10,18 +10,22 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+# The child imports nothing of the package: it would only cost time there.
+if __name__ != "__main__":
+    import numpy as np
+    import numpy.typing as npt
 
-from ropepatch.errors import CheckFailed, InputError, UsageError
-from ropepatch.methods.base import Frequencies
+    from ropepatch.errors import CheckFailed, InputError, UsageError
+    from ropepatch.methods.base import Frequencies
 
 _SECONDS = 600.0
+#: tokens that are computed in one go
+_BATCH = 4096
 
 
 class LlamaCppEngine:
@@ -53,34 +57,48 @@ class LlamaCppEngine:
         if list(positions) != list(range(len(tokens))):
             raise UsageError("llama.cpp takes prompts from position 0 on")
         request = {"model": str(self.path), "tokens": list(tokens), "at": list(at), "n_ctx": self.length}
-        with tempfile.TemporaryDirectory() as folder:
-            answer = Path(folder, "answer.json")
-            reply, log = self._child({**request, "answer": str(answer)}, answer)
+        replies, log = ask([{**request, "cached": True}], self.seconds)
+        reply = replies[0] if replies else {}
         if "logprobs" not in reply:
-            raise CheckFailed(f"llama.cpp: {reply.get('error') or _reason(log)}", where=str(self.path))
+            raise CheckFailed(f"llama.cpp: {reply.get('error') or reason(log)}", where=str(self.path))
         found: npt.NDArray[np.float64] = np.array(reply["logprobs"], np.float64)
         return found
 
-    def _child(self, request: dict[str, Any], answer: Path) -> tuple[dict[str, Any], str]:
+
+def ask(requests: Sequence[Mapping[str, Any]], seconds: float = _SECONDS) -> tuple[list[dict[str, Any]], str]:
+    """Let a child load files and answer for them, one after the other.
+
+    Args:
+        requests: each with ``model`` (a path) and ``n_ctx``; with ``tokens`` and ``at`` for log-probabilities after the
+            tokens at these indices, without them for loading alone. ``cached``: keep what an earlier index computed.
+            ``threads``, ``verbosity``, and ``overrides`` by their names in ``CommonParams`` are the command line's.
+        seconds: the time for all of them.
+
+    Returns:
+        A reply for each request until the child ended, with ``loaded``, ``logprobs`` (rows by index, by token) and
+        ``error`` as far as it came; and the child's log.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder, "answer.json")
         child = subprocess.Popen(
             [sys.executable, __file__],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, errors="replace", env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+            # The engine would otherwise attach a debugger to itself when it aborts, which takes seconds.
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "GGML_NO_BACKTRACE": "1"},
         )  # fmt: skip
         try:
-            log, _ = child.communicate(json.dumps(request), self.seconds)
+            log, _ = child.communicate(json.dumps({"answer": str(answer), "requests": list(requests)}), seconds)
         except subprocess.TimeoutExpired:
             child.kill()
-            child.communicate()
-            return {}, f"did not answer within {self.seconds:g} s"
+            log = child.communicate()[0] + f"\ndid not answer within {seconds:g} s"
         except BaseException:
             child.kill()
             raise
-        reply: dict[str, Any] = json.loads(answer.read_text()) if answer.exists() else {}
-        return reply, log
+        replies: list[dict[str, Any]] = json.loads(answer.read_text()) if answer.exists() else []
+        return replies, log
 
 
-def _reason(log: str) -> str:
+def reason(log: str) -> str:
     """The log line that says most about a failure."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     for mark in ("GGML_ASSERT", "error loading model", "GGML_ABORT", " E "):
@@ -90,41 +108,78 @@ def _reason(log: str) -> str:
     return lines[-1] if lines else "ended without a word"
 
 
-def _serve(request: dict[str, Any]) -> None:
-    """The child: load, answer every position, write the answer file."""
-    import xllamacpp
+# ---- the child -------------------------------------------------------------------------------------------------------
 
-    answer = Path(request["answer"])
-    params = xllamacpp.CommonParams()
-    params.model.path = request["model"]
-    params.n_ctx = request["n_ctx"]
-    params.n_batch = params.n_ubatch = max(512, min(request["n_ctx"], 4096))
-    params.n_parallel = 1
-    params.n_gpu_layers = 0
-    params.warmup = params.fit_params = params.cache_prompt = params.ctx_shift = False
-    params.cache_ram_mib = 0
-    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    params.verbosity = 3
-    server = xllamacpp.Server(params)
-    _ALIVE.append(server)
+#: destroying a server that has only just started can wait for ever
+_ALIVE: list[Any] = []
+
+
+def _serve(asked: Mapping[str, Any]) -> None:
+    """Answer every request; the answer file is written anew after each step, since the next one may end the process."""
+    answer = Path(asked["answer"])
+    replies: list[dict[str, Any]] = []
+
+    def write(**found: Any) -> None:
+        replies[-1].update(found)
+        answer.write_text(json.dumps(replies))
+
+    for request in asked["requests"]:
+        replies.append({})
+        try:
+            _answer(request, write)
+        except RuntimeError as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            if len(asked["requests"]) > 1:
+                write(error=str(error))
+
+
+def _answer(request: Mapping[str, Any], write: Callable[..., None]) -> None:
+    """Load one file and answer every index."""
+    server = _loaded(request)
+    write(loaded=True)
+    if "tokens" not in request:
+        return
     rows = []
     for index in request["at"]:
         prompt = {"prompt": request["tokens"][: index + 1], "n_predict": 1, "n_probs": 1 << 20, "temperature": 1.0}
-        reply = server.handle_completions({**prompt, "cache_prompt": False})
+        reply = server.handle_completions({**prompt, "cache_prompt": bool(request.get("cached"))})
         if "error" in reply:
-            answer.write_text(json.dumps({"error": reply["error"]["message"]}))
+            write(error=reply["error"]["message"])
             return
         top = reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
         row = [0.0] * len(top)
         for entry in top:
             row[entry["id"]] = entry["logprob"]
         rows.append(row)
-    answer.write_text(json.dumps({"logprobs": rows}))
+    write(logprobs=rows)
 
 
-#: destroying a server that has only just started can wait for ever
-_ALIVE: list[Any] = []
+def _loaded(request: Mapping[str, Any]) -> Any:
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = request["model"]
+    params.n_ctx = request["n_ctx"]
+    # One pass over the prompt as far as that goes, so that every position sees the same kernels.
+    params.n_batch = params.n_ubatch = max(512, min(request["n_ctx"], _BATCH))
+    params.n_parallel = 1
+    params.n_gpu_layers = 0
+    params.warmup = params.fit_params = params.ctx_shift = False
+    params.cache_prompt = bool(request.get("cached"))
+    params.cache_ram_mib = 0
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    if request.get("threads"):
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = request["threads"]
+    params.verbosity = request.get("verbosity", 3)
+    for name, value in request.get("overrides", {}).items():
+        if not hasattr(params, name):
+            raise AttributeError(f"CommonParams has no {name}")
+        setattr(params, name, value)
+    server = xllamacpp.Server(params)
+    _ALIVE.append(server)
+    return server
+
 
 if __name__ == "__main__":
     import time

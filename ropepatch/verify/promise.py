@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,12 @@ class Check:
     def to_json(self) -> dict[str, Any]:
         """``{"name", "result", "detail", "numbers"}``."""
         return {"name": self.name, "result": self.result, "detail": self.detail, "numbers": dict(self.numbers)}
+
+
+def outcome(checks: Iterable[Check]) -> str:
+    """``FAILED`` where any check failed, else ``WARNED`` where any warned, else ``PASSED``."""
+    results = {check.result for check in checks}
+    return next((result for result in (FAILED, WARNED) if result in results), PASSED)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from ropepatch import naming
 from ropepatch.errors import InputError
-from ropepatch.verify.promise import FAILED, PASSED, WARNED, Check
+from ropepatch.verify.promise import FAILED, PASSED, WARNED, Check, outcome
 
 if TYPE_CHECKING:
     from ropepatch.checkpoint import Checkpoint
+    from ropepatch.runtime_methods import SelfExtend
     from ropepatch.verify.forward import Settings
     from ropepatch.verify.promise import Promise
 
@@ -52,8 +54,7 @@ class Verification:
     @property
     def result(self) -> str:
         """``FAILED`` where any check failed, else ``WARNED`` where any warned, else ``PASSED``."""
-        results = {check.result for check in self.checks}
-        return next((result for result in (FAILED, WARNED) if result in results), PASSED)
+        return outcome(self.checks)
 
     @property
     def ok(self) -> bool:
@@ -123,6 +124,7 @@ def verify(
     layers: int | None = 2,
     limit: int | None = None,
     announce: Announce | None = None,
+    self_extend: SelfExtend | None = None,
 ) -> Verification:
     """Hold a checkpoint against what it promises, in its metadata and in a forward pass at far positions.
 
@@ -135,6 +137,7 @@ def verify(
         layers: how many to run; None means all.
         limit: bytes that the pass may take; default what the machine has free.
         announce: called with the memory estimate before anything is loaded.
+        self_extend: also run the checkpoint with Self-Extend, which no file says.
 
     Raises:
         InputError: the checkpoint cannot be run, or not within the memory.
@@ -147,7 +150,12 @@ def verify(
     other = base if base is None or isinstance(base, checkpoint.Checkpoint) else checkpoint.open_whole(base)
     chosen = engines.suitable(model) if engine == "auto" else engine
     settings = forward.Settings(engine=chosen, device=device, dtype=dtype, layers=layers)
-    return examine(model, other, promise.of(model, other), settings, limit=limit, announce=announce)
+    found = examine(model, other, promise.of(model, other), settings, limit=limit, announce=announce)
+    if self_extend is None:
+        return found
+    from ropepatch.verify import grouped
+
+    return dataclasses.replace(found, checks=(*found.checks, grouped.check(model, self_extend, settings)))
 
 
 def examine(
@@ -175,8 +183,10 @@ def examine(
     """
     from ropepatch.verify import engines, forward, promise
 
+    memory = affordable(model, promised, settings, limit, announce)
     engines.require(settings.engine)
-    memory = affordable(model, settings, limit, announce)
+    if memory:
+        settings = dataclasses.replace(settings, hold=memory["held_weights"])
     static = promise.checks(model, promised)
     passed, environment = forward.run(model, base, promised, settings)
     return Verification(
@@ -191,28 +201,32 @@ def examine(
 
 
 def affordable(
-    model: Checkpoint, settings: Settings, limit: int | None = None, announce: Announce | None = None
+    model: Checkpoint,
+    promised: Promise,
+    settings: Settings,
+    limit: int | None = None,
+    announce: Announce | None = None,
 ) -> dict[str, Any] | None:
     """The memory estimate of a pass in bytes, by part; None for a model that only another engine knows.
 
     Raises:
-        InputError: it exceeds what there is.
+        InputError: what is needed exceeds what there is.
     """
-    from ropepatch.verify import forward, memory
+    from ropepatch.verify import memory
 
+    free = limit if limit is not None else memory.available()
     try:
-        found = forward.estimate(model, settings)
+        found = memory.of_pass(model, promised, settings, free)
     except InputError:
         if settings.engine == "torch":
             raise
         return None  # another engine's business
-    free = limit if limit is not None else memory.available()
     found["available"] = free
     if announce is not None:
         announce(found)
-    if free is not None and found["total"] > free:
+    if free is not None and found["needed"] > free:
         raise InputError(
-            f"the forward pass needs about {memory.human(found['total'])}, there are {memory.human(free)}",
+            f"the forward pass needs about {memory.human(found['needed'])}, there are {memory.human(free)}",
             where=model.ref,
             hint="fewer --layers need less",
         )

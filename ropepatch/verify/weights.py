@@ -44,6 +44,11 @@ LAYER_ROLES = {
     "down_bias": ("mlp.down_proj.bias",              "ffn_down.bias"),
 }  # fmt: skip
 _MAX_SHARDS = 4096
+#: types of safetensors -> torch's
+_TORCH = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+}  # fmt: skip
 
 
 class Weights(Protocol):
@@ -72,9 +77,8 @@ class SafetensorsWeights:
     files: tuple[Path, ...]
 
     def __post_init__(self) -> None:
-        self._where = {name: path for path in self.files for name in safetensors.scan(path).tensors}
-        self._shapes = {
-            name: tensor.shape for path in self.files for name, tensor in safetensors.scan(path).tensors.items()
+        self._where = {
+            name: (path, tensor) for path in self.files for name, tensor in safetensors.scan(path).tensors.items()
         }
         embeds = [name for name in self._where if name.endswith(MODEL_ROLES["embed"][0])]
         self._prefix = min(embeds, key=len).removesuffix(MODEL_ROLES["embed"][0]) if embeds else "model."
@@ -89,7 +93,8 @@ class SafetensorsWeights:
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         """The shape in the header."""
-        return self._shapes.get(name)
+        found = self._where.get(name)
+        return None if found is None else found[1].shape
 
     def role(self, role: str, layer: int | None = None) -> str:
         """The name below whatever prefix the embedding has."""
@@ -100,21 +105,41 @@ class SafetensorsWeights:
         return f"{self._prefix}layers.{layer}.{LAYER_ROLES[role][0]}"
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> Any:
-        """Read with the safetensors library.
+        """Read from where the header says; mapping a shard would take address space for all of it.
 
         Raises:
-            InputError: there is no such tensor, or the library cannot read it.
+            InputError: there is no such tensor, its type is not one of torch's, or the file is cut short.
         """
         import torch
-        from safetensors import SafetensorError, safe_open
 
         if name not in self._where:
             raise InputError(f"there is no tensor {name}", where=str(self.files[0].parent))
+        path, tensor = self._where[name]
+        kind = getattr(torch, _TORCH.get(tensor.dtype, ""), None)
+        if kind is None:
+            raise InputError(f"tensor {name} is {tensor.dtype}, which torch does not read", where=str(path))
+        count = tensor.shape[0] if tensor.shape else 0
+        stop = count if stop is None else min(stop, count)
+        width = (tensor.end - tensor.start) // count if count else 0
+        data = bytearray((stop - start) * width)
         try:
-            with safe_open(self._where[name], framework="pt") as handle:
-                return handle.get_slice(name)[start:stop].to(torch.float32)
-        except (SafetensorError, OSError, RuntimeError) as error:
-            raise InputError(f"tensor {name} cannot be read: {error}", where=str(self._where[name])) from None
+            with open(path, "rb", buffering=0) as file:
+                file.seek(tensor.start + start * width)
+                have = _read_into(file, data)
+        except OSError as error:
+            raise InputError(f"tensor {name} cannot be read: {error.strerror}", where=str(path)) from None
+        if have != len(data):
+            raise InputError(f"tensor {name} is cut short", where=str(path))
+        values = torch.frombuffer(data, dtype=kind) if data else torch.empty(0, dtype=kind)
+        return values.reshape((stop - start, *tensor.shape[1:])).to(torch.float32)
+
+
+def _read_into(file: Any, data: bytearray) -> int:
+    """Fill ``data`` as far as the file goes; one call reads 2 GiB at most."""
+    view, at = memoryview(data), 0
+    while at < len(data) and (count := file.readinto(view[at:])):
+        at += count
+    return at
 
 
 @dataclass
@@ -182,7 +207,7 @@ def _dequantised(raw: Any, kind: int, endian: str, name: str, where: str) -> Any
     if TYPES[kind][0] in ("F32", "F16"):
         return raw.view(f"{endian}f{TYPES[kind][2]}").astype(np.float32)
     try:
-        return quants.dequantize(raw, GGMLQuantizationType(kind)).astype(np.float32)
+        return quants.dequantize(raw, GGMLQuantizationType(kind)).astype(np.float32, copy=False)
     except (NotImplementedError, ValueError) as error:
         raise InputError(
             f"tensor {name}: the gguf library does not dequantise {TYPES[kind][0]} ({error or 'not implemented'})",

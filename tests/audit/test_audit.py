@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,9 @@ from tests.support.command import ropepatch as command
 
 FIXTURE = ROOT / "fixtures" / "tiny-retriever"
 LETTERS = "bos=0,filler=1-40,key=41-72,value=73-136"
-SMALL: dict[str, Any] = {"alphabet": LETTERS, "samples": 4, "depths": (0.0, 0.5, 0.9), "device": "cpu"}
+SMALL: dict[str, Any] = {
+    "alphabet": LETTERS, "samples": 4, "depths": (0.0, 0.5, 0.9), "device": "cpu", "task": ("passkey",),
+}  # fmt: skip
 
 
 def scores(result: Audit, length: int, task: str = "passkey") -> dict[str, float | None]:
@@ -40,7 +45,7 @@ def four_times() -> Audit:
     """The fixture at its length and at four times of it, unpatched and with three methods."""
     return ropepatch.audit(
         FIXTURE, methods=("linear", "ntk", "yarn"), factor=4, lengths=(256, 1024), samples=16,
-        depths=(0.0, 0.1, 0.25, 0.5, 0.75, 0.9), alphabet=LETTERS, device="cpu",
+        depths=(0.0, 0.1, 0.25, 0.5, 0.75, 0.9), alphabet=LETTERS, device="cpu", task=("passkey",),
     )  # fmt: skip
 
 
@@ -133,7 +138,7 @@ def test_gguf_gives_the_same_cells(form: str) -> None:
 
 def test_controls() -> None:
     """Among distractors it still answers; where the block is absent nothing is retrieved, and no length is claimed."""
-    result = ropepatch.audit(FIXTURE, lengths=(256,), task=("needle", "multikey", "absent"), **SMALL)
+    result = ropepatch.audit(FIXTURE, lengths=(256,), **{**SMALL, "task": ("needle", "multikey", "absent")})
 
     assert scores(result, 256, "needle")["none"] >= 0.9
     assert scores(result, 256, "multikey")["none"] >= 0.8
@@ -237,11 +242,12 @@ torch.set_num_threads(1)
 import ropepatch
 from ropepatch.audit import torch_engine
 torch_engine.CHUNK["cpu"] = 1 << 20  # the whole attention matrix at once
-ropepatch.audit(sys.argv[1], lengths=(256,), samples=2, depths=(0.5,), alphabet=sys.argv[2], device="cpu")
+ropepatch.audit(sys.argv[1], lengths=(256,), samples=2, depths=(0.5,), alphabet=sys.argv[2], device="cpu",
+                task=["passkey"])
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 20),) * 2)
 result = ropepatch.audit(sys.argv[1], lengths=(256, 512, 30000), samples=2, depths=(0.0, 0.5), alphabet=sys.argv[2],
-                         device="cpu", limit=1 << 40)
+                         device="cpu", limit=1 << 40, task=["passkey"])
 print(json.dumps([(cell["length"], cell["status"]) for cell in result.cells]))
 """
 
@@ -261,20 +267,62 @@ def test_out_of_memory_leaves_everything_else() -> None:
     assert statuses.count((30000, "out of memory")) == 2
 
 
-def test_an_interrupt_keeps_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C in the second length ends the run with the first one's cells."""
-    right = Model.answers
+LONG = (
+    "audit", FIXTURE, "--method", "ntk,yarn", "--factor", "4", "--lengths", "256,512,1024", "--samples", "4",
+    "--depths", "0.1,0.5", "--alphabet", LETTERS, "--device", "cpu", "--task", "passkey", "--json",
+)  # fmt: skip
 
-    def interrupted(self: Model, ropes: Any, texts: tasks.Texts, rows: int) -> Any:
-        if texts.length > 256:
-            raise KeyboardInterrupt
-        return right(self, ropes, texts, rows)
 
-    monkeypatch.setattr(Model, "answers", interrupted)
-    result = ropepatch.audit(FIXTURE, lengths=(256, 512), **SMALL)
+def ended_in_the_middle(journal: Path, how: int) -> tuple[int, str]:
+    """A run that got a signal as soon as its journal had a few cells: exit code and standard output."""
+    arguments = [sys.executable, "-m", "ropepatch", *map(str, LONG), "--journal", str(journal)]
+    surroundings = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=surroundings
+    ) as run:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and run.poll() is None:
+            if journal.exists() and journal.read_bytes().count(b"\n") >= 4:
+                run.send_signal(how)
+                break
+            time.sleep(0.01)
+        out, _ = run.communicate(timeout=120)
+    return run.returncode, out
 
-    assert result.interrupted
-    assert {cell["length"] for cell in result.cells} == {256}
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="sends signals to a process")
+def test_ctrl_c_shows_what_there_is_and_resume_ends_it(tmp_path: Path) -> None:
+    """Ctrl-C prints the cells so far and exits with 130; --resume measures the others, and the whole is as ever."""
+    whole = command(*LONG).document
+    code, out = ended_in_the_middle(tmp_path / "cells.jsonl", signal.SIGINT)
+    stopped = json.loads(out)
+
+    assert code == 130
+    assert stopped["interrupted"]
+    assert 3 <= len(stopped["cells"]) < len(whole["cells"]) == 18
+    schemas.validator("audit").validate(stopped)
+    resumed = command(*LONG, "--journal", tmp_path / "cells.jsonl", "--resume").document
+    assert told(resumed) == told(whole)
+    assert resumed["cells"][: len(stopped["cells"])] == stopped["cells"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="sends signals to a process")
+def test_a_killed_run_is_resumed(tmp_path: Path) -> None:
+    """After kill -9 the cells of the journal are not measured again, and the whole is the same as of one run."""
+    journal = tmp_path / "cells.jsonl"
+    code, _ = ended_in_the_middle(journal, signal.SIGKILL)
+    kept = [json.loads(line) for line in journal.read_text().splitlines()[1:4]]
+    resumed = command(*LONG, "--journal", journal, "--resume").document
+
+    assert code == -signal.SIGKILL
+    assert not resumed["interrupted"]
+    assert len(resumed["cells"]) == 18
+    assert all(cell in resumed["cells"] for cell in kept)
+
+
+def told(document: Any) -> list[tuple[Any, ...]]:
+    """What cells say, without how long they took."""
+    return [(c["variant"], c["task"], c["length"], c["depth"], c["hits"]) for c in document["cells"]]
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------
@@ -301,17 +349,24 @@ def test_command_prints_a_document() -> None:
 
 
 def test_pictures(four_times: Audit) -> None:
-    """The picture is a PNG with a map for each variant, and the page holds it and the summary, with texts escaped."""
+    """The picture is a PNG."""
     pytest.importorskip("matplotlib")
-    import dataclasses
-
     from ropepatch.report import audit_figure
 
     assert audit_figure.png(four_times).startswith(b"\x89PNG")
-    page = audit_figure.page(dataclasses.replace(four_times, ref="<script>.gguf"))
-    assert "data:image/png;base64," in page
-    assert "<script>" not in page
-    assert page.count("<tr>") == 1 + len(four_times.variants)
+
+
+def test_page(four_times: Audit) -> None:
+    """The page has a map for each variant with intervals in reach, asks nothing of anybody, and escapes texts."""
+    import dataclasses
+
+    from ropepatch.report import audit_page
+
+    page = audit_page.page(dataclasses.replace(four_times, ref="<script>.gguf"))
+    assert page.count("<caption>") == len(four_times.variants)
+    assert page.count("95 %: ") == len(four_times.cells)
+    assert "<script" not in page
+    assert "://" not in page
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ropepatch import schemas
-from tests.doctor.cases import GGUF, HF, PHI, PHI_LISTS, File, write_hf, yarn
-from tests.support.command import ropepatch
+from tests.doctor.cases import GGUF, HF, PARAMS_YARN, PHI, PHI_LISTS, File, write_hf, write_params, yarn
+from tests.support.command import inside as ropepatch
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_usage(arguments: list[str], said: str, card: Path) -> None:
 
 def test_other_formats(tmp_path: Path) -> None:
     """A format that no rule reads is said to be one."""
-    params = {"dim": 128, "n_layers": 2, "n_heads": 4, "head_dim": 32, "hidden_dim": 64, "rope_theta": 1e6}
+    params = {"dim": 128, "n_layers": 2, "n_heads": 4, "multiple_of": 64, "norm_eps": 1e-5, "rope_theta": 1e6}
     (tmp_path / "params.json").write_text(json.dumps(params), encoding="utf-8")
     ended = ropepatch("doctor", tmp_path)
 
@@ -165,6 +165,17 @@ def test_other_formats(tmp_path: Path) -> None:
     document = ropepatch("doctor", tmp_path, "--json").document
     schemas.validator("doctor").validate(document)
     assert document["format"] is None
+
+
+def test_a_params_json_has_rules_and_no_mends(tmp_path: Path) -> None:
+    """Mistral's own format is looked at; there is nothing in it that could be mended without a choice."""
+    path = write_params(tmp_path / "in", PARAMS_YARN, beside=False)
+    document = ropepatch("doctor", path, "--json").document
+    schemas.validator("doctor").validate(document)
+    assert (document["format"], [one["rule"] for one in document["findings"]]) == ("mistral", ["RP802"])
+    ended = ropepatch("doctor", path, "--fix", "-o", tmp_path / "out")
+    assert "nothing" in ended.out + ended.err
+    assert not (tmp_path / "out").exists()
 
 
 def test_explain_a_rule() -> None:

@@ -11,7 +11,8 @@ from jsonschema import Draft202012Validator
 
 from ropepatch import schemas
 from ropepatch.methods import REGISTRY
-from tests.support.command import Ended, ropepatch
+from tests.support.command import Ended
+from tests.support.command import inside as ropepatch
 
 
 def validate(document: object, name: str) -> None:

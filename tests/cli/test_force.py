@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import tiny
-from tests.support.command import ropepatch as run
+from tests.support.command import inside as run
 
 SPEC = tiny.ModelSpec(arch="qwen3", hidden=32, heads=2, kv_heads=1, head_dim=32, intermediate=32, vocab=8, context=256)
 #: only the sliding layers rotate, in both formats

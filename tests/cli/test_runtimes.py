@@ -10,7 +10,7 @@ import pytest
 
 from ropepatch import schemas
 from tests.runtimes.test_recorded import CASES
-from tests.support.command import ropepatch
+from tests.support.command import inside as ropepatch
 
 
 def folder(tmp_path: Path, case: str) -> Path:
@@ -123,10 +123,10 @@ def test_diff_under_two_runtimes(columns: int, tmp_path: Path) -> None:
     arguments = ("diff", path, "--runtime-a", "transformers", "--runtime-b", "transformers@4.53")
     ended = ropepatch(*arguments, env={"COLUMNS": str(columns)})
     assert ended.code == 1
-    *table, sentence = [line for line in ended.out.splitlines() if str(tmp_path) not in line]
-    assert max(map(len, table)) <= columns
+    table, _, sentence = ended.out.partition("They differ")
+    assert max(len(line) for line in table.splitlines() if str(tmp_path) not in line) <= columns
     assert "751 tokens" in ended.out
-    assert "Why: transformers 5.23 computes what the file says" in sentence
+    assert "Why:\n* transformers 5.23 computes what the file says\n" in sentence
     document = validated(ropepatch(*arguments, "--json").document, "diff")
     assert document["runtimes"]["b"]["ignored"] == ["rope_scaling.factor"]
     assert document["groups"][0]["frequencies"][0]["distance"] == pytest.approx(751, abs=1)
@@ -138,7 +138,7 @@ def test_diff_with_a_runtime_that_refuses(tmp_path: Path) -> None:
     """A refusal is a difference, not an error: exit 1 and the reason."""
     path = folder(tmp_path, "linear_int4")
     ended = ropepatch("diff", path, "--runtime-a", "vllm", "--runtime-b", "transformers")
-    assert (ended.code, ended.err) == (1, "")
+    assert (ended.code, ended.err) == (1, f"hint: ropepatch doctor {path} --runtime vllm says what would work\n")
     assert "vllm 0.33 does not run it: it stops with a TypeError" in ended.out
     document = ropepatch("diff", path, "--runtime-b", "vllm", "--json").document
     assert validated(document, "diff")["runtimes"]["a"] is None

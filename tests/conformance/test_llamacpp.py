@@ -15,7 +15,7 @@ from ropepatch.containers import gguf
 from ropepatch.errors import MethodUnsupported
 from ropepatch.methods import Spectrum, Target, extend
 from tests.support import tiny
-from tests.support.command import ropepatch as run
+from tests.support.command import inside as run
 
 pytest.importorskip("xllamacpp")
 pytest.importorskip("transformers")
@@ -68,7 +68,7 @@ def unpatched(models: tuple[Path, Path]) -> tuple[Array, Array]:
 
 
 def apply(path: Path, target: Path, options: list[str], factor: int = FACTOR) -> Path:
-    """`ropepatch apply` in a process of its own; it must succeed."""
+    """`ropepatch apply` which must succeed."""
     ended = run("apply", *options, "--factor", factor, path, "-o", target)
     assert ended.code == 0, ended.err
     return target

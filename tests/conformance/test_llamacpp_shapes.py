@@ -13,7 +13,7 @@ import pytest
 
 from tests.support import tiny
 from tests.support.command import Ended
-from tests.support.command import ropepatch as run
+from tests.support.command import inside as run
 from tests.support.llamacpp_formula import keys_of, tensors_of
 
 pytest.importorskip("xllamacpp")
@@ -50,7 +50,7 @@ def pair(arch: str, root: Path, layout: str = "v4") -> Pair:
 
 
 def apply(path: Path, name: str, *options: object) -> Path:
-    """`ropepatch apply` in a process of its own; it must succeed."""
+    """`ropepatch apply` which must succeed."""
     target = path.with_name(name + path.suffix)
     ended = run("apply", *options, path, "-o", target)
     assert ended.code == 0, ended.err

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.support import tiny
-from tests.support.command import ropepatch as run
+from tests.support.command import inside as run
 from tests.support.gguf_split import split
 from tests.support.llamacpp_formula import keys_of, tensors_of
 

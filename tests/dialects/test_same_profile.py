@@ -10,7 +10,7 @@ import pytest
 
 import ropepatch
 from ropepatch.diffing import Diff
-from tests.support.command import ropepatch as run
+from tests.support.command import inside as run
 from tests.support.convert import convert
 
 SIZE = {"hidden_size": 256, "num_attention_heads": 4, "num_hidden_layers": 8, "head_dim": 64}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import save_file
 
 from tests.support import tiny
 
@@ -248,6 +249,49 @@ GGUF: dict[str, tuple[File, File]] = {
     "RP708": (File("phi3", ORIGINAL, TWO), LONG_PHI),
     "RP709": (LONG_PHI, File("phi3", {}, {name: np.ones(16, np.float32) for name in TWO})),
 }  # fmt: skip
+
+
+#: what LLAMA would be as a params.json, and with YaRN; heads of 64 dimensions
+PARAMS: dict[str, Any] = {
+    "dim": 256, "n_layers": 2, "n_heads": 4, "n_kv_heads": 4, "head_dim": 64, "hidden_dim": 32, "vocab_size": 8,
+    "norm_eps": 1e-5, "rope_theta": 1000000.0, "max_position_embeddings": 32768,
+}  # fmt: skip
+PARAMS_YARN = {**PARAMS, "yarn": {"factor": 4.0, "original_max_position_embeddings": 8192, "beta": 32, "alpha": 1}}
+
+
+def write_params(folder: Path, document: Mapping[str, Any], *, beside: bool) -> Path:
+    """A folder with a params.json, with LLAMA's config beside it or without."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "params.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    return write_hf(folder, {}) if beside else folder
+
+
+def write_stored(folder: Path, factor: float, *, beside: bool = True) -> Path:
+    """A folder whose weights hold LLAMA's frequencies times ``factor``, with the config beside them or without."""
+    folder.mkdir(parents=True, exist_ok=True)
+    inv_freq = factor * LLAMA["rope_theta"] ** (-np.arange(0, 64, 2) / 64)
+    tensor = {"model.layers.0.self_attn.rotary_emb.inv_freq": inv_freq.astype(np.float32)}
+    save_file(tensor, folder / "model.safetensors")
+    return write_hf(folder, {}) if beside else folder
+
+
+#: rule -> what breaks it and what does not, where it takes more than a config
+BESIDE: dict[str, tuple[Callable[[Path], Path], Callable[[Path], Path]]] = {
+    "RP207": (
+        lambda folder: write_hf(folder, {}, tokenizer_config={"model_max_length": 2048}),
+        lambda folder: write_hf(folder, {}, tokenizer_config={"model_max_length": 32768}),
+    ),
+    "RP801": (
+        lambda folder: write_params(folder, PARAMS_YARN, beside=True),
+        lambda folder: write_params(folder, PARAMS, beside=True),
+    ),
+    "RP802": (
+        lambda folder: write_params(folder, PARAMS_YARN, beside=False),
+        lambda folder: write_params(folder, PARAMS, beside=False),
+    ),
+    "RP803": (lambda folder: write_stored(folder, 0.5), lambda folder: write_stored(folder, 1.0)),
+    "RP804": (lambda folder: write_stored(folder, 1.0, beside=False), lambda folder: write_stored(folder, 1.0)),
+}
 
 
 def write_hf(folder: Path, config: Mapping[str, Any], **others: Mapping[str, Any]) -> Path:

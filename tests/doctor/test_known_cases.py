@@ -40,8 +40,7 @@ def test_qwen25_model_card(tmp_path: Path) -> None:
 
     assert one.where == "config.json: max_position_embeddings"
     assert "factor 4 of 32,768 reaches 131,072" in one.message
-    assert "exllamav3: takes 1 for the factor: scaling off" in one.message
-    assert "transformers 4.50-4.55: takes 1 for the factor: scaling off" in one.message
+    assert "exllamav3, transformers 4.50-4.55: takes 1 for the factor: scaling off, plain rotation;" in one.message
     assert "vllm, sglang, tgi: serves 32,768 tokens" in one.message
     assert "transformers" not in one.runtimes
     assert one.severity == "warning"

@@ -10,17 +10,17 @@ import pytest
 from ropepatch import runtimes, schemas
 from ropepatch.doctor import Finding, doctor, fix, report, rules, subject_of
 from ropepatch.doctor.scope import label
-from tests.doctor.cases import GGUF, HF, LLAMA, YARN, File, llama3_factors, write_hf, yarn
+from tests.doctor.cases import BESIDE, GGUF, HF, LLAMA, YARN, File, llama3_factors, write_hf, yarn
 
+PLACES = ("config.json", "model.gguf", "tokenizer_config.json", "params.json", "model.safetensors")
 RULES = {rule.code: rule for rule in rules()}
-TOKENIZER = "RP207"
 
 
 def checkpoint(code: str, folder: Path, *, bad: bool) -> Path:
     """The checkpoint of a case."""
     side = 0 if bad else 1
-    if code == TOKENIZER:
-        return write_hf(folder, {}, tokenizer_config={"model_max_length": 2048 if bad else 32768})
+    if code in BESIDE:
+        return BESIDE[code][side](folder)
     if code in HF:
         return write_hf(folder, HF[code][side])
     return GGUF[code][side].write(folder / "model.gguf")
@@ -32,7 +32,7 @@ def of(code: str, findings: list[Finding]) -> list[Finding]:
 
 def test_every_rule_has_its_case() -> None:
     """Who adds a rule adds a checkpoint that breaks it and one that does not."""
-    assert set(RULES) == {*HF, *GGUF, TOKENIZER}
+    assert set(RULES) == {*HF, *GGUF, *BESIDE}
 
 
 @pytest.mark.parametrize("code", RULES)
@@ -46,7 +46,7 @@ def test_rule_is_broken(code: str, tmp_path: Path) -> None:
     assert found, [(one.rule, one.message) for one in findings]
     for one in found:
         assert set(one.runtimes) <= set(subject.scope.specs)
-        assert one.where.startswith(("config.json", "model.gguf", "tokenizer_config.json"))
+        assert one.where.startswith(PLACES)
         assert one.message
         assert one.fix
         assert "\n" not in one.message
@@ -142,6 +142,7 @@ def test_codes_stand_in_the_order_of_their_files() -> None:
         "5": {"runtimes"},
         "6": {"gguf_keys", "gguf_graph"},
         "7": {"gguf_tensors"},
+        "8": {"beside"},
     }
 
 

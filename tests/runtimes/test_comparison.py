@@ -91,7 +91,7 @@ def test_older_releases_of_vllm_and_its_m_rope_models() -> None:
     assert predicted("vllm@0.29", multiplied).attention_scale == pytest.approx(1.1386294 / 2)
     dynamic = CASES["dynamic_4.0"]
     plain = predicted("vllm", CASES["default_theta1e4"]).inv_freq
-    assert (predicted("vllm@0.24", dynamic).inv_freq == plain).all()
+    assert (predicted("vllm@0.22", dynamic).inv_freq == plain).all()
     assert predicted("vllm@0.21", dynamic).inv_freq[-1] == pytest.approx(plain[-1] / 13)
     mrope, usual = CASES["yarn_mrope"], predicted("vllm", CASES["yarn_consistent"]).inv_freq
     assert (predicted("vllm", mrope).inv_freq / usual).max() == pytest.approx(2.235, abs=1e-3)

@@ -7,9 +7,11 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import ropepatch
+from ropepatch import runtimes
 from ropepatch.methods.yarn import Yarn
 from ropepatch.profile import RopeGroup, RopeProfile, Source
 from ropepatch.runtimes import launch
@@ -79,7 +81,7 @@ def test_a_scaled_magnitude_forbids_shifting_the_cache() -> None:
     assert set(lines) == {"llama.cpp", "ollama"}
     assert lines["llama.cpp"].text == "llama-server -m model.gguf -c 131072 --no-context-shift"
     assert any("--cache-reuse" in option for option in lines["llama.cpp"].avoid)
-    assert lines["ollama"].text == "FROM model.gguf\nPARAMETER num_ctx 65536"
+    assert lines["ollama"].text == "FROM ./model.gguf\nPARAMETER num_ctx 65536"
 
 
 def test_a_runtime_that_drops_what_the_file_says_has_no_line_either(tmp_path: Path) -> None:
@@ -103,9 +105,21 @@ def test_other_frequencies_than_the_file_says_are_noted(tmp_path: Path) -> None:
     assert found["exllamav2"].text
 
 
-def test_exllamav3_is_told_a_length_that_is_not_the_declared_one() -> None:
-    """Its lists are chosen by the length at load; YaRN's factor follows the file alone, which is said."""
-    found = hf(CASES["yarn_qwen25_doc"], length=131072)["exllamav3"]
-    assert "config.override_dynamic_seq_len(131072)" in found.text
-    assert any("max_position_embeddings" in option for option in found.avoid)
-    assert "override" not in hf(CASES["yarn_consistent"])["exllamav3"].text
+def test_exllamav3_is_told_a_length_where_it_takes_one() -> None:
+    """Phi's lists are chosen by the length at load; elsewhere the file alone counts."""
+    off = hf(CASES["yarn_qwen25_doc"], length=131072)["exllamav3"]
+    assert (off.text, off.ignored) == ("", "loads it as plain RoPE of base 1000000 and ignores rope_scaling.factor")
+    further = hf(CASES["yarn_consistent"], length=262144)["exllamav3"]
+    assert "override" not in further.text
+    assert any("its factor follows that key alone" in option for option in further.avoid)
+    assert "override_dynamic_seq_len(4096)" in hf(CASES["longrope_top_orig"], length=4096)["exllamav3"].text
+
+
+@pytest.mark.parametrize("length", [None, 4096, 262144])
+def test_exllamav3_moves_no_factor_with_the_length(length: int | None) -> None:
+    """Whatever length a model is loaded for, YaRN's factor follows the file; LongRoPE's list follows it on Phi."""
+    yarn = runtimes.predict("exllamav3", None, CASES["yarn_consistent"], length)["default"]
+    lists = runtimes.predict("exllamav3", None, CASES["longrope_top_orig"], length)["default"]
+    short = np.asarray(CASES["longrope_top_orig"]["rope_scaling"]["short_factor"])
+    assert yarn.attention_scale == pytest.approx(1.1386294)
+    assert np.allclose(lists.inv_freq * short, 1e4 ** (-np.arange(64) / 64)) is (length == 4096)

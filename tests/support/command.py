@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -9,6 +11,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,14 +36,41 @@ class Ended:
         return json.loads(self.err)
 
 
+def inside(*arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> Ended:
+    """The same in this process: where the streams are not the point, it saves the start of another one.
+
+    Files, exit code and what is printed are those of the program; what only a process has (signals, a terminal, what it
+    imports, an encoding) needs `ropepatch`.
+    """
+    from ropepatch.cli import main
+
+    surroundings = {**_surroundings(), **(env or {})}
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+    here = Path.cwd()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ.keys() - surroundings.keys():
+            patch.delenv(name)
+        for name, value in surroundings.items():
+            patch.setenv(name, value)
+        if cwd is not None:
+            patch.chdir(cwd)
+        patch.setattr(sys, "stdin", io.StringIO())
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                main([str(argument) for argument in arguments])
+                code = 0
+            except SystemExit as end:
+                code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    assert Path.cwd() == here
+    return Ended(code, *(stream.buffer.getvalue().decode() for stream in (out, err)))
+
+
 def ropepatch(*arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> Ended:
     """Run ``python -m ropepatch`` with ``arguments``."""
-    surroundings = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")}
-    surroundings |= {"PYTHONPATH": str(ROOT), "COLUMNS": "100", **(env or {})}
     done = subprocess.run(
         [sys.executable, "-m", "ropepatch", *map(str, arguments)],
         cwd=cwd,
-        env=surroundings,
+        env={**_surroundings(), **(env or {})},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -47,3 +78,8 @@ def ropepatch(*arguments: object, cwd: Path | None = None, env: dict[str, str] |
         check=False,
     )
     return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def _surroundings() -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")}
+    return {**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}

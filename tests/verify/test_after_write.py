@@ -12,6 +12,7 @@ pytest.importorskip("torch")
 
 import ropepatch
 from ropepatch import schemas
+from ropepatch.cli import main
 from ropepatch.errors import CheckFailed
 from tests.support.command import ROOT
 from tests.support.command import ropepatch as command
@@ -71,14 +72,16 @@ def test_overlay_and_in_place(base: Path, base_gguf: Path) -> None:
     assert statement(base / "ropepatch-verify.json")["predicate"]["failedTests"] == []
 
 
-def test_failed_pass_leaves_nothing(base: Path) -> None:
+def test_failed_pass_leaves_nothing(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A checkpoint that does not compute is not kept: exit code 1, and the folder is as before."""
     poison(base)
-    ended = command(*YARN, "--verify=forward", base)
+    with pytest.raises(SystemExit) as ended:
+        main([*map(str, YARN), "--verify=forward", str(base)])
+    told = capsys.readouterr().err
 
-    assert ended.code == 1
-    assert "forward pass: finite" in ended.err
-    assert ended.err.count("\n") == 1
+    assert ended.value.code == 1
+    assert "forward pass: finite" in told
+    assert told.count("\n") == 1
     assert [path.name for path in base.parent.iterdir()] == ["base"]
 
 
@@ -117,8 +120,6 @@ def test_weights_are_needed(base: Path) -> None:
 @pytest.mark.parametrize(("options", "verified"), [(["--verify"], True), (["--no-verify"], False), ([], True)])
 def test_spellings(base_gguf: Path, options: list[str], verified: bool) -> None:
     """``--verify`` stands without a value before the file's name, and ``--no-verify`` still switches it off."""
-    from ropepatch.cli import main
-
     target = base_gguf.with_name("out.gguf")
     with pytest.raises(SystemExit) as ended:
         main([*map(str, YARN), *options, str(base_gguf), "-o", str(target), "-q"])

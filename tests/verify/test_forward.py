@@ -15,9 +15,12 @@ import torch
 
 import ropepatch
 from ropepatch import schemas
-from ropepatch.containers import gguf
-from ropepatch.verify import shape
+from ropepatch.cli import main
+from ropepatch.containers import gguf, gguf_rewrite
+from ropepatch.verify import forward, probes, promise, shape, surroundings
+from ropepatch.verify.promise import Check
 from ropepatch.verify.verification import Verification
+from tests.support.command import ROOT
 from tests.support.command import ropepatch as command
 
 
@@ -38,7 +41,7 @@ def set_key(path: Path, key: str, value: Any) -> None:
     """Overwrite a value of a GGUF where it stands."""
     header = gguf.scan(path)
     record = header.keys[key]
-    new = gguf.encode_key(header, key, gguf.TYPE_NAMES[record.type], value)
+    new = gguf_rewrite.encode_key(header, key, gguf.TYPE_NAMES[record.type], value)
     assert len(new) == record.end - record.start
     data = bytearray(path.read_bytes())
     data[record.start : record.end] = new
@@ -48,6 +51,11 @@ def set_key(path: Path, key: str, value: Any) -> None:
 def failed(result: Verification) -> set[str]:
     """The checks that failed."""
     return {check.name for check in result.checks if check.result == "FAILED"}
+
+
+def check(result: Verification, name: str) -> Check:
+    """The check of that name."""
+    return next(item for item in result.checks if item.name == name)
 
 
 def forget(path: Path) -> None:
@@ -68,7 +76,8 @@ def test_a_patched_checkpoint_passes(kind: str, request: pytest.FixtureRequest) 
     assert by_name["changed"].numbers["deviation"] == pytest.approx(0.75)
     assert by_name["finite"].numbers["position"] == 1023
     assert by_name["relative positions"].numbers["bfloat16"] > 0.1
-    assert by_name["drift"].numbers["kl"] > 0.01
+    assert by_name["relative positions"].numbers["bfloat16_distinct"] < 20
+    assert 0.01 < by_name["drift"].numbers["kl"] < by_name["drift"].numbers["interpolation_kl"]
 
 
 @pytest.mark.parametrize(("kind", "engine"), [("yarn", "transformers"), ("yarn_gguf", "llama.cpp")])
@@ -82,6 +91,20 @@ def test_engines_agree(kind: str, engine: str, request: pytest.FixtureRequest) -
     assert agreement.result == "PASSED"
     assert agreement.numbers["difference"] < 1e-3
     assert engine in result.environment["engines"]
+    schemas.validator("verify").validate(result.to_json())
+    library = "xllamacpp" if engine == "llama.cpp" else engine
+    assert {"torch", "numpy", "ropepatch", library} <= set(result.environment["libraries"])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_engines_agree_in_half_precision(yarn: Path, dtype: str) -> None:
+    """In 16 bits transformers and the built-in decoder differ by more than in 32, and within the stated bound."""
+    pytest.importorskip("transformers")
+    result = ropepatch.verify(yarn, engine="transformers", dtype=dtype)
+
+    assert failed(result) == set()
+    numbers = check(result, "agreement").numbers
+    assert 1e-3 < numbers["difference"] < numbers["limit"] < 1
 
 
 def test_an_unscaled_checkpoint_drifts_nowhere(base: Path) -> None:
@@ -91,6 +114,62 @@ def test_an_unscaled_checkpoint_drifts_nowhere(base: Path) -> None:
     assert result.result == "PASSED"
     drift = next(check for check in result.checks if check.name == "drift")
     assert drift.numbers == {"kl": 0.0, "top1_agreement": 1.0, "positions": 32, "tokens": 256}
+
+
+@pytest.mark.parametrize(("method", "inside"), [("linear", True), ("yarn", True), ("ntk", False)])
+def test_attention_leaves_its_range_unpatched(base: Path, method: str, inside: bool) -> None:
+    """Far logits are far outside unpatched, inside with interpolation and YaRN, and not quite with a raised base."""
+    ropepatch.open(base).patch(method, 4).write(base.with_name("out"))
+    found = check(ropepatch.verify(base.with_name("out"), layers=None), "attention range")
+
+    assert found.numbers["overshoot"]["base"] > 0.5
+    assert (found.numbers["overshoot"]["patched"] <= probes.OVERSHOOT) is inside
+    assert found.result == ("PASSED" if inside else "WARNED")
+
+
+def test_waves_are_the_scores_at_other_distances(yarn: Path) -> None:
+    """Logits put at another distance are those that the decoder computes for tokens which stand so far apart."""
+    model = ropepatch.open(yarn)
+    work = forward.Pass(model, None, promise.of(model, None), forward.Settings())
+    decoder = work.ours(model.profile, 1024).decoder
+    with torch.inference_mode():
+        y = decoder.first_norm(decoder.embed(torch.tensor([[5, 60, 77, 90]])))
+        near = torch.tensor([3, 8, 20, 41])
+        q, k, _ = decoder.queries_and_keys(y, 0, near)
+        waves = probes._Waves(decoder, 0, q[0, :, [3, 2]], k[0, :, [0, 1]], near[[3, 2]] - near[:2])
+        q, k, _ = decoder.queries_and_keys(y, 0, torch.tensor([0, 200, 700, 950]))
+        scores = decoder.scores(q, k)[0] / decoder.attention_scale[0] ** 2
+
+    found = waves.at(torch.tensor([950.0, 500.0], dtype=torch.float64), decoder)
+    torch.testing.assert_close(found[:, 0, 0].float(), scores[:, 3, 0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found[:, 1, 1].float(), scores[:, 2, 1], atol=1e-4, rtol=1e-4)
+
+
+def test_float32_products_stay_float32(yarn: Path) -> None:
+    """A process that allows shorter products gets exact ones inside the pass, and its own setting back."""
+    seen = []
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        right = probes.shift
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(probes, "shift", lambda *a: seen.append(torch.get_float32_matmul_precision()) or right(*a))
+            ropepatch.verify(yarn)
+        assert seen == ["highest"]
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_llama_cpp_allocates_what_it_needs(base_gguf: Path) -> None:
+    """A long context is not allocated for a short prompt, unless its length is what chooses the factors."""
+    model = ropepatch.open(base_gguf)
+    plain = promise.Promise(model.patch("yarn", 512).after, model.profile, "manifest")
+    by_length = ropepatch.open(ROOT / "fixtures" / "tiny-retriever").patch("dynamic", 512)
+    chosen = promise.Promise(by_length.after, by_length.before, "manifest")
+
+    assert forward.llama_context(plain, 256, 131072) == 4097
+    assert forward.llama_context(chosen, 32768, 131072) == 32768 + 256
 
 
 # ---- wrong ones ------------------------------------------------------------------------------------------------------
@@ -111,10 +190,35 @@ def test_scaling_ignored_by_the_loader(yarn: Path, monkeypatch: pytest.MonkeyPat
     assert {"frequencies", "changed", "agreement"} <= failed(result)
 
 
+def test_scaling_ignored_by_llama_cpp(yarn_gguf: Path, base_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """llama.cpp shows no frequencies; an engine that goes by the base's is known by its numbers."""
+    pytest.importorskip("xllamacpp")
+    from ropepatch.verify.llama_engine import LlamaCppEngine
+
+    set_key(base_gguf, "llama.context_length", 1024)
+    right = LlamaCppEngine.log_probabilities
+
+    def ignoring(self: LlamaCppEngine, *arguments: Any) -> Any:
+        self.path = base_gguf
+        return right(self, *arguments)
+
+    monkeypatch.setattr(LlamaCppEngine, "log_probabilities", ignoring)
+    assert {"changed", "agreement"} <= failed(ropepatch.verify(yarn_gguf, engine="llama.cpp"))
+
+
+def test_drift_beyond_interpolation(yarn: Path) -> None:
+    """A method that disturbs short texts more than plain interpolation would is warned of."""
+    edit(yarn, **scaling(yarn, attention_factor=0.05))
+    forget(yarn)
+    found = check(ropepatch.verify(yarn), "drift")
+
+    assert found.result == "WARNED"
+    assert "it should be nearer to the base" in found.detail
+    assert found.numbers["top1_agreement"] < found.numbers["interpolation_top1_agreement"]
+
+
 def test_scaling_ignored_by_our_own_loader(yarn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The built-in decoder is not trusted either: frequencies are read from where it rotates."""
-    from ropepatch.verify import promise
-
     right = shape.ropes
     monkeypatch.setattr(shape, "ropes", lambda profile, *rest: right(promise.unscaled(profile), *rest))
 
@@ -220,14 +324,16 @@ def test_command_refuses_what_does_not_fit(yarn: Path) -> None:
     assert "fewer --layers" in ended.err
 
 
-def test_command_exits_with_1_for_a_failed_check(yarn_gguf: Path) -> None:
+def test_command_exits_with_1_for_a_failed_check(yarn_gguf: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A finding is exit code 1, and the document names it."""
     set_key(yarn_gguf, "llama.context_length", 256)
-    ended = command("verify", yarn_gguf, "--json", "--no-record")
+    with pytest.raises(SystemExit) as ended:
+        main(["verify", str(yarn_gguf), "--json", "--no-record"])
+    document = json.loads(capsys.readouterr().out)
 
-    assert ended.code == 1
-    schemas.validator("verify").validate(ended.document)
-    assert ended.document["predicate"]["failedTests"] == ["context"]
+    assert ended.value.code == 1
+    schemas.validator("verify").validate(document)
+    assert document["predicate"]["failedTests"] == ["context"]
     assert not yarn_gguf.with_suffix(".ropepatch-verify.json").exists()
 
 
@@ -244,13 +350,39 @@ def test_cuda(kind: str, dtype: str, request: pytest.FixtureRequest) -> None:
 
     assert failed(result) == set()
     assert result.environment["device"].startswith("cuda (")
+    assert result.environment["cuda"]
+    schemas.validator("verify").validate(result.to_json())
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda_agrees_with_transformers(yarn: Path) -> None:
-    """transformers on the device and the built-in decoder there give the same log-probabilities."""
+def test_cuda_says_what_the_cpu_says(yarn: Path) -> None:
+    """The device's float32 log-probabilities are the CPU's within 1e-3, even where the process allows TF32."""
+    model = ropepatch.open(yarn)
+    told = promise.of(model, None)
+    tokens = np.random.default_rng(5).integers(1, 137, 256).tolist()
+    places = forward.far_positions(1024, 256)
+    found = []
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        for device in ("cpu", "cuda"):
+            with surroundings.exact():
+                work = forward.Pass(model, None, told, forward.Settings(device=device, layers=None))
+                found.append(work.ours(model.profile, 1024).log_probabilities(tokens, places, [0, 100, 200, 255]))
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+    assert np.abs(found[0] - found[1]).max() < 1e-3
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_cuda_agrees_with_transformers(yarn: Path, dtype: str) -> None:
+    """transformers on the device and the built-in decoder there agree: within 1e-3, in 16 bits within the bound."""
     pytest.importorskip("transformers")
-    result = ropepatch.verify(yarn, device="cuda", engine="transformers", layers=None)
+    result = ropepatch.verify(yarn, device="cuda", dtype=dtype, engine="transformers", layers=None)
 
     assert failed(result) == set()
+    assert check(result, "agreement").result == "PASSED"

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from ropepatch.dialects.hf_section import CONTEXT_KEYS
 from ropepatch.doctor.base import Hit, rule
 from ropepatch.doctor.effects import effect, grouped
+from ropepatch.doctor.files import TOKENIZER
 from ropepatch.doctor.rules.spelling import dotted, kind_of, number
-from ropepatch.doctor.subject import TOKENIZER, Subject
+from ropepatch.doctor.subject import Subject
 from ropepatch.runtimes.config_view import ORIGINAL
 
 #: engines that serve no more than the context that they derive, unless told otherwise

@@ -229,7 +229,7 @@ def temperature(subject: Subject) -> Iterator[Hit]:
     explains=True,
 )
 def dynamic(subject: Subject) -> Iterator[Hit]:
-    """transformers raises the base as the sequence grows. vLLM from 0.24 on turns by the plain rotation and reads
+    """transformers raises the base as the sequence grows. vLLM from 0.22 on turns by the plain rotation and reads
     outside its table beyond the declared context, older vLLM and SGLang apply the full extension to short inputs too,
     exllamav3 stops and exllamav2 takes no notice."""
     for path, rope in subject.ropes():
