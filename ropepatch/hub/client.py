@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import time
@@ -102,17 +103,29 @@ def look(ref: HubRef) -> Snapshot:
     siblings = info.siblings or []
     if len(siblings) > MAX_FILES:
         raise InputError(f"holds {len(siblings)} files (limit {MAX_FILES})", where=str(ref))
-    files = {}
-    for item in siblings:
-        lfs = item.lfs or {}
-        name = str(item.rfilename)
-        if not {"", ".", ".."} & set(name.split("/")) and "\\" not in name:
-            size = int(item.size if item.size is not None else lfs.get("size") or 0)
-            files[name] = HubFile(max(size, 0), item.blob_id, lfs.get("sha256"))
     commit = str(info.sha or "")
     if len(commit) != 40 or not set(commit) <= set("0123456789abcdef"):
         raise HubError(f"the server names the commit {commit[:50]!r}", where=str(ref))
+    listed: list[Any] = list(siblings)
+    if any(item.size is None for item in siblings):  # mirrors leave sizes out here
+        with translated(ref):
+            tree = api().list_repo_tree(ref.repo, revision=commit, recursive=True)
+            listed = [item for item in itertools.islice(tree, MAX_FILES) if hasattr(item, "blob_id")]
+    files = dict(_recorded(item) for item in listed)
+    files = {name: file for name, file in files.items() if _inside(name)}
     return Snapshot(ref.at(commit), commit, files, bool(info.gated), bool(info.private))
+
+
+def _recorded(item: Any) -> tuple[str, HubFile]:
+    """A file of huggingface_hub's listings by name: with a commit's information, or of a tree."""
+    lfs = item.lfs or {}
+    size = item.size if item.size is not None else lfs.get("size")
+    return str(item.rfilename), HubFile(max(int(size or 0), 0), item.blob_id, lfs.get("sha256"))
+
+
+def _inside(name: str) -> bool:
+    """Whether a name keeps inside its repository."""
+    return not {"", ".", ".."} & set(name.split("/")) and "\\" not in name
 
 
 def found(ref: HubRef) -> Snapshot | None:

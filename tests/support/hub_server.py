@@ -481,8 +481,8 @@ class _Handler(BaseHTTPRequestHandler):
 _R = r"(?P<repo>[^/]+/[^/]+)"
 _ROUTES: tuple[tuple[str, str, Callable[..., None]], ...] = (
     ("GET", r"/api/whoami-v2", _Handler.whoami),
-    ("GET", rf"/api/models/{_R}", _Handler.info),
-    ("GET", rf"/api/models/{_R}/revision/(?P<rev>[^/]+)", _Handler.info),
+    ("GET HEAD", rf"/api/models/{_R}", _Handler.info),
+    ("GET HEAD", rf"/api/models/{_R}/revision/(?P<rev>[^/]+)", _Handler.info),
     ("GET", rf"/api/models/{_R}/tree/(?P<rev>[^/]+)(?P<path>/.*)?", _Handler.tree),
     ("POST", rf"/api/models/{_R}/paths-info/(?P<rev>[^/]+)", _Handler.paths_info),
     ("GET HEAD", rf"/{_R}/resolve/(?P<rev>[^/]+)/(?P<path>.+)", _Handler.resolve),
