@@ -102,7 +102,7 @@ def test_revision_once(hub: HubServer, shell: Shell) -> None:
 
 def test_token_stays(hub: HubServer, home: Path) -> None:
     """The token goes to the Hub, not to the host that it redirects to, and is neither printed nor written."""
-    done = run(hub, home, "inspect", "hf://org/one-gguf", "--debug", "--json")
+    done = run(hub, home, "inspect", "hf://org/big-gguf", "--debug", "--json")
 
     assert done.code == 0, done.err
     assert hub.asked("GET /cdn/")  # which answers 400 to a request with a token
