@@ -136,6 +136,7 @@ docs: $(TEST)
 	$(BIN)/python tools/runtimes_page.py
 	$(BIN)/python tools/rules_page.py
 	$(BIN)/python tools/doc_outputs.py
+	$(BIN)/python tools/hub_page.py
 
 docs-check: $(TEST)
 	$(BIN)/python tools/cli_reference.py --check
@@ -143,6 +144,7 @@ docs-check: $(TEST)
 	$(BIN)/python tools/runtimes_page.py --check
 	$(BIN)/python tools/rules_page.py --check
 	$(BIN)/python tools/doc_outputs.py --check
+	$(BIN)/python tools/hub_page.py --check
 
 bench: $(CORE)
 	$(BIN)/python benchmarks/run.py $(BENCH)

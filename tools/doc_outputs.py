@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -99,7 +100,7 @@ def split(source: Path, target: Path) -> None:
     writer.close()
 
 
-def run(command: str, folder: Path) -> str:
+def run(command: str, folder: Path, extra: Mapping[str, str] | None = None) -> str:
     """What a command prints, stderr among it, without blanks at the ends of lines."""
     environment = {
         "PATH": f"{folder / '.bin'}:{os.environ.get('PATH', os.defpath)}",
@@ -107,6 +108,7 @@ def run(command: str, folder: Path) -> str:
         "COLUMNS": str(WIDTH),
         "LC_ALL": "C.UTF-8",
         "FIXTURES": str(ROOT / "fixtures"),
+        **(extra or {}),
     }
     done = subprocess.run(
         ["bash", "-c", command],
@@ -122,23 +124,30 @@ def run(command: str, folder: Path) -> str:
     return "\n".join(line.rstrip() for line in done.stdout.rstrip().split("\n"))
 
 
-def fresh(page: str) -> str:
-    """The page with the outputs that its commands have now."""
+def fresh(page: str, start: Callable[[Path], Mapping[str, str] | None] = prepare) -> str:
+    """The page with the outputs that its commands have now.
+
+    Args:
+        page: its text.
+        start: puts what the commands need into a folder; may return variables of their environment.
+    """
 
     def piece(match: re.Match[str]) -> str:
         if match["hidden"]:
-            run(match["hidden"], folder)
+            run(match["hidden"], folder, extra)
             return match[0]
         if match["script"]:
             (folder / "script.py").write_text(match["script"], encoding="utf-8")
-            return f"```python\n{match['script']}```\n\nprints\n\n```text\n{run('python script.py', folder)}\n```"
+            return (
+                f"```python\n{match['script']}```\n\nprints\n\n```text\n{run('python script.py', folder, extra)}\n```"
+            )
         commands = [line[2:] for line in match["session"].split("\n") if line.startswith("$ ")]
-        shown = [f"$ {command}\n{run(command, folder)}".rstrip() for command in commands]
+        shown = [f"$ {command}\n{run(command, folder, extra)}".rstrip() for command in commands]
         return "```text\n" + "\n\n".join(shown) + "\n```"
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prepare(folder)
+        extra = start(folder)
         return PIECE.sub(piece, page)
 
 

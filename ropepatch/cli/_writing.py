@@ -179,7 +179,12 @@ def finish(
         return
     from ropepatch import output as writer
     from ropepatch import overlay as overlays
+    from ropepatch.hub.refs import is_remote
 
+    if is_remote(patch.ref):
+        from ropepatch.hub import client
+
+        client.bars(not (out.json or out.quiet))
     if sign is not None:
         from ropepatch.signing import private_key
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import time
@@ -64,6 +65,11 @@ def api() -> Any:
     return HfApi(library_name="ropepatch", library_version=__version__)
 
 
+def headers() -> dict[str, str]:
+    """What requests to the Hub carry: who asks, and the token."""
+    return dict(_utils().build_hf_headers(library_name="ropepatch", library_version=__version__))
+
+
 def bars(shown: bool) -> None:
     """Whether huggingface_hub draws its progress bars: on a terminal, for who wants them."""
     if not (shown and sys.stderr.isatty()):
@@ -97,17 +103,29 @@ def look(ref: HubRef) -> Snapshot:
     siblings = info.siblings or []
     if len(siblings) > MAX_FILES:
         raise InputError(f"holds {len(siblings)} files (limit {MAX_FILES})", where=str(ref))
-    files = {}
-    for item in siblings:
-        lfs = item.lfs or {}
-        name = str(item.rfilename)
-        if not {"", ".", ".."} & set(name.split("/")) and "\\" not in name:
-            size = int(item.size if item.size is not None else lfs.get("size") or 0)
-            files[name] = HubFile(max(size, 0), item.blob_id, lfs.get("sha256"))
     commit = str(info.sha or "")
     if len(commit) != 40 or not set(commit) <= set("0123456789abcdef"):
         raise HubError(f"the server names the commit {commit[:50]!r}", where=str(ref))
+    listed: list[Any] = list(siblings)
+    if any(item.size is None for item in siblings):  # mirrors leave sizes out here
+        with translated(ref):
+            tree = api().list_repo_tree(ref.repo, revision=commit, recursive=True)
+            listed = [item for item in itertools.islice(tree, MAX_FILES) if hasattr(item, "blob_id")]
+    files = dict(_recorded(item) for item in listed)
+    files = {name: file for name, file in files.items() if _inside(name)}
     return Snapshot(ref.at(commit), commit, files, bool(info.gated), bool(info.private))
+
+
+def _recorded(item: Any) -> tuple[str, HubFile]:
+    """A file of huggingface_hub's listings by name: with a commit's information, or of a tree."""
+    lfs = item.lfs or {}
+    size = item.size if item.size is not None else lfs.get("size")
+    return str(item.rfilename), HubFile(max(int(size or 0), 0), item.blob_id, lfs.get("sha256"))
+
+
+def _inside(name: str) -> bool:
+    """Whether a name keeps inside its repository."""
+    return not {"", ".", ".."} & set(name.split("/")) and "\\" not in name
 
 
 def found(ref: HubRef) -> Snapshot | None:
@@ -180,12 +198,12 @@ class Ranges:
     def _attempt(self, start: int, end: int | None, limit: int | None, *, last: bool) -> bytes | None:
         """One request; None where another try may help."""
         utils = _utils()
-        headers = {"Accept-Encoding": "identity", **self._headers()}
+        sent = {"Accept-Encoding": "identity", **self._headers()}
         if end is not None:
-            headers["Range"] = f"bytes={start}-{end - 1}"
+            sent["Range"] = f"bytes={start}-{end - 1}"
         try:
             with utils.get_session().stream(
-                "GET", self._location, headers=headers, follow_redirects=True, timeout=_TIMEOUT
+                "GET", self._location, headers=sent, follow_redirects=True, timeout=_TIMEOUT
             ) as response:
                 if response.status_code in _PASSING and not last:
                     return None
@@ -206,7 +224,7 @@ class Ranges:
     def _headers(self) -> dict[str, str]:
         if self._location != self._own:
             return {"User-Agent": f"ropepatch/{__version__}"}
-        return dict(_utils().build_hf_headers(library_name="ropepatch", library_version=__version__))
+        return headers()
 
     def _body(self, response: Any, start: int, end: int | None, limit: int | None) -> bytes:
         """What was asked for, never more: a server may send a whole file instead."""

@@ -70,6 +70,7 @@ def _fetched(snapshot: Snapshot, file: str | None, weights: bool, also: Collecti
     names = wanted(snapshot, file, weights, also)
     _check_room(snapshot, names)
     ref = snapshot.ref
+    client.bars(True)
     with problems.translated(ref.within(file)):
         # names are patterns there; those with brackets in them would be none
         patterns = ["".join(f"[{c}]" if c in "[*?" else c for c in name) for name in names]

@@ -6,26 +6,20 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropepatch.errors import UsageError
-from ropepatch.hub import client, contents, problems, refs
+from ropepatch.hub import chunks, client, contents, problems, refs
 from ropepatch.hub.contents import Item, Plan, Progress
 from ropepatch.hub.refs import HubRef
-from ropepatch.storage.files import beginning
-from ropepatch.storage.splice import invert
 
 if TYPE_CHECKING:
     from ropepatch.patch import Patch
 
 SCHEMA = "ropepatch.push/1"
-#: below this, asking which chunks the Hub has costs more than it saves
-_WORTH_ASKING = 8 << 20
-#: holds the first chunk whole, which has at most 128 KiB
-_FIRST_CHUNKS = 256 << 10
 
 
 @dataclass(frozen=True)
@@ -115,7 +109,9 @@ def push(
     items = contents.items_of(plan, progress)
     if plan.there is not None and contents.unchanged(plan, items):
         items = [Item(item.path, "keep", item.size) for item in items]
-    return _Publishing(plan, items, private, branch, pr, message or contents.title(plan.record), dry_run).run()
+    return _Publishing(
+        plan, items, private, branch, pr, message or contents.title(plan.record), dry_run, progress
+    ).run()
 
 
 @dataclass
@@ -127,6 +123,7 @@ class _Publishing:
     pr: bool
     message: str
     dry_run: bool
+    progress: Progress | None
 
     def run(self) -> Publication:
         plan, there = self.plan, self.plan.there
@@ -139,7 +136,9 @@ class _Publishing:
                 undo.append(self._delete_repo)
             head = self._head(undo)
             operations = {item.path: self._operation(item) for item in self.items if item.action != "keep"}
-            self._send_patched(operations)
+            sent = chunks.send_patched(plan, self.items, self.branch, pr=self.pr, progress=self.progress)
+            for path, sha256 in sent.items():
+                chunks.mark(operations[path], sha256)
             done = client.api().create_commit(
                 plan.target.repo,
                 list(operations.values()),
@@ -160,36 +159,6 @@ class _Publishing:
             undo.append(lambda: client.api().delete_branch(plan.target.repo, branch=self.branch))
             return start
         return plan.there.commit if plan.there is not None else client.look(plan.target).commit
-
-    def _send_patched(self, operations: Mapping[str, Any]) -> None:
-        """Send large files whose headers changed, each behind the beginning of what it was made from.
-
-        The Hub tells a client which chunks it has by the first chunk of a file, and by about one chunk in 64 MB. The
-        first chunk of a patched GGUF is new, so that a machine which has never uploaded the base would send all up to
-        the first of the others. The base's own first chunk, sent before, brings the list of the rest; no commit names
-        it.
-        """
-        if not client.uses_xet():
-            return
-        from huggingface_hub import CommitOperationAdd
-
-        splices = self.plan.record.splices
-        for item in self.items:
-            name = item.path.removeprefix(self.plan.below)
-            if item.action != "upload" or not isinstance(item.source, Path) or item.size < _WORTH_ASKING:
-                continue
-            if name not in splices:
-                continue
-            with tempfile.TemporaryDirectory(prefix="ropepatch-") as folder:
-                start = Path(folder) / f"start-of-{item.source.name}"
-                start.write_bytes(beginning(item.source, invert(splices[name]), _FIRST_CHUNKS))
-                first = CommitOperationAdd(f".ropepatch/{start.name}", str(start))
-                client.api().preupload_lfs_files(
-                    self.plan.target.repo,
-                    [first, operations[item.path]],
-                    revision=self.branch,
-                    create_pr=self.pr,
-                )
 
     def _delete_repo(self) -> None:
         """Remove the repository that was made a moment ago, unless somebody has put something into it."""

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 #: rows of a table before it is cut: a model has some dozens of files, and few are of interest
 _ROWS = 24
+#: files that are kept as chunks
+_CHUNKED = 8 << 20
 
 
 def files(found: Publication) -> Table:
@@ -33,7 +35,9 @@ def totals(found: Publication, words: Mapping[str, str]) -> list[str]:
     for action, word in words.items():
         count = sum(item.action == action for item in found.files)
         if count:
-            lines.append(f"{size(found.total(action)):>9}  {word} ({count} file{'s' if count > 1 else ''})")
+            large = action == "upload" and any(item.action == action and item.size > _CHUNKED for item in found.files)
+            tail = "; of large ones the chunks that the Hub has not" if large else ""
+            lines.append(f"{size(found.total(action)):>9}  {word} ({count} file{'s' if count > 1 else ''}{tail})")
     return lines
 
 

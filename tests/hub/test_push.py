@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ropepatch import schemas
-from tests.support.command import ROOT
+from tests.support.command import ROOT, ropepatch
 from tests.support.hub_models import random_gguf
 from tests.support.hub_server import READER, WRITER, HubServer
 from tests.support.shell import Shell
@@ -246,7 +246,10 @@ def test_gguf_chunks(base: HubServer, shell: Shell, tmp_path: Path, large: Path,
     if known == "cold":
         shutil.rmtree(base.store.cas / "xet" / "shard-cache", ignore_errors=True)
     before = base.store.cas_bytes()
-    done = shell.run("push", tmp_path / "p.gguf", "--to", "org/patched", "--json")
+    if known == "cold":
+        done = ropepatch("push", tmp_path / "p.gguf", "--to", "org/patched", "--json", env=base.env(tmp_path / "home"))
+    else:
+        done = shell.run("push", tmp_path / "p.gguf", "--to", "org/patched", "--json")
 
     assert done.code == 0, done.err
     share = (base.store.cas_bytes() - before) / path.stat().st_size

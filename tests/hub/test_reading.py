@@ -102,7 +102,7 @@ def test_revision_once(hub: HubServer, shell: Shell) -> None:
 
 def test_token_stays(hub: HubServer, home: Path) -> None:
     """The token goes to the Hub, not to the host that it redirects to, and is neither printed nor written."""
-    done = run(hub, home, "inspect", "hf://org/one-gguf", "--debug", "--json")
+    done = run(hub, home, "inspect", "hf://org/big-gguf", "--debug", "--json")
 
     assert done.code == 0, done.err
     assert hub.asked("GET /cdn/")  # which answers 400 to a request with a token
@@ -198,7 +198,7 @@ def test_hostile_header(hub: HubServer, shell: Shell, tmp_path: Path) -> None:
     hub.store.seed("org/hostile", {"lying.gguf": lying + bytes(64), "config.json": b"[" * 100_000})
     hub.store.sparse("org/hostile", "endless.gguf", endless)
 
-    for ref, wanted in (("lying.gguf", "declares"), ("config.json", "nested"), ("endless.gguf", "takes more than")):
+    for ref, wanted in (("lying.gguf", "declares"), ("config.json", "nested"), ("endless.gguf", "too many texts")):
         done = shell.run("inspect", f"hf://org/hostile/{ref}")
         assert done.code == 3, done.err
         assert wanted in done.err

@@ -70,6 +70,7 @@ class HubServer:
         self.store = Store(root)
         self.log: list[Request] = []
         self.faults: list[Fault] = []
+        self._chunks = 0
         server = self
 
         class Bound(_Handler):
@@ -108,6 +109,14 @@ class HubServer:
     def received(self) -> int:
         """Bytes of all requests since the last reset."""
         return sum(one.received for one in self.log)
+
+    def traffic(self) -> dict[str, int]:
+        """What was asked since the last question, for the tool that writes the page about the Hub."""
+        told = {"requests": len(self.log), "down": self.sent, "up": self.received}
+        grown = self.store.cas_bytes()
+        told["chunks"], self._chunks = grown - self._chunks, grown
+        self.reset()
+        return told
 
     def env(self, home: Path, token: str | None = WRITER, *, xet: bool = True) -> dict[str, str]:
         """What a client process needs to talk to this server and to nobody else."""
@@ -472,8 +481,8 @@ class _Handler(BaseHTTPRequestHandler):
 _R = r"(?P<repo>[^/]+/[^/]+)"
 _ROUTES: tuple[tuple[str, str, Callable[..., None]], ...] = (
     ("GET", r"/api/whoami-v2", _Handler.whoami),
-    ("GET", rf"/api/models/{_R}", _Handler.info),
-    ("GET", rf"/api/models/{_R}/revision/(?P<rev>[^/]+)", _Handler.info),
+    ("GET HEAD", rf"/api/models/{_R}", _Handler.info),
+    ("GET HEAD", rf"/api/models/{_R}/revision/(?P<rev>[^/]+)", _Handler.info),
     ("GET", rf"/api/models/{_R}/tree/(?P<rev>[^/]+)(?P<path>/.*)?", _Handler.tree),
     ("POST", rf"/api/models/{_R}/paths-info/(?P<rev>[^/]+)", _Handler.paths_info),
     ("GET HEAD", rf"/{_R}/resolve/(?P<rev>[^/]+)/(?P<path>.+)", _Handler.resolve),
