@@ -11,17 +11,18 @@ SOURCE := $(shell find ropepatch schemas -type f -not -name '*.pyc' 2>/dev/null)
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo setup test conformance picture lint format docs docs-check bench bench-audit fixtures gpu-evidence clean
+.PHONY: help demo setup test conformance fuzz picture lint format docs docs-check bench bench-audit fixtures gpu-evidence clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo      patch a small GGUF with YaRN x4: before, after, verification, manifest, undo; audit a trained one"
 	@echo "make test      install what the tests need and run them all"
 	@echo "make conformance  fetch vLLM's and mlx-lm's own code and hold the predictions against it (340 MB)"
+	@echo "make fuzz      feed broken files to every reader for FUZZ_SECONDS (600); keeps what it finds as a test"
 	@echo "make lint      ruff check, ruff format --check, mypy"
 	@echo "make format    let ruff rewrite what it can"
 	@echo "make docs      write docs/cli.md, methods.md, runtimes.md, rules.md and the outputs in the other pages (docs-check: compare)"
-	@echo "make bench     make a 4 GB GGUF and measure ropepatch against cp and gguf-new-metadata"
+	@echo "make bench     measure ropepatch against cp, sha256sum and the gguf library on a 4 GB GGUF (BENCH=--help)"
 	@echo "make bench-audit  measure the audit against a plain transformers loop"
 	@echo "make picture   audit the trained fixture and draw docs/images/audit.png"
 	@echo "make fixtures  make the small checkpoints again (trains one of them: about five minutes)"
@@ -114,6 +115,12 @@ conformance: $(TEST)
 picture: $(TEST)
 	$(BIN)/ropepatch $(PICTURE) --png docs/images/audit.png
 
+# atheris, which has no wheel for every Python, is asked for but not insisted on: without it hypothesis does the work.
+fuzz: $(TEST)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/pip install --quiet --only-binary :all: atheris 2>/dev/null \
+	  || echo "atheris does not install here; hypothesis draws the inputs"
+	$(BIN)/python -m fuzz
+
 lint: $(TEST)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -138,7 +145,7 @@ docs-check: $(TEST)
 	$(BIN)/python tools/doc_outputs.py --check
 
 bench: $(CORE)
-	$(BIN)/python benchmarks/large_gguf.py $(BENCH)
+	$(BIN)/python benchmarks/run.py $(BENCH)
 
 bench-audit: $(TEST)
 	$(BIN)/python benchmarks/audit.py $(BENCH)

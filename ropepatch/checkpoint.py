@@ -13,6 +13,7 @@ from ropepatch.dialects.base import Dialect, Lowering
 from ropepatch.errors import AlreadyScaled, InputError, MethodUnsupported, UsageError
 from ropepatch.frequencies import group_frequencies, profile_frequencies
 from ropepatch.hub import refs
+from ropepatch.methods import runtime_only
 from ropepatch.methods.base import Frequencies, Method, ParameterError, Target, yarn_attention
 from ropepatch.methods.plain import NoScaling
 from ropepatch.methods.stack import Stack
@@ -94,7 +95,8 @@ class Checkpoint:
         """The patch that extends this checkpoint; nothing is written.
 
         Args:
-            method: a name from ``ropepatch.methods.REGISTRY``, or ``name+resonance``.
+            method: a name from ``ropepatch.methods.REGISTRY``, or ``name+resonance``; or ``dca``, a key that SGLang
+                reads for some models.
             factor: the extension; or give ``length``.
             length: the new context in tokens.
             original: the trained context, where the file does not say it.
@@ -112,6 +114,8 @@ class Checkpoint:
             AlreadyScaled: it is scaled and ``existing`` is ``error``.
             MethodUnsupported: the format cannot hold the method.
         """
+        if method in runtime_only.NAMES:
+            return self._of_attention(method, factor, length, original, settings)
         before = self.profile
         name = self.reached(group)
         start = before.groups[name]
@@ -166,6 +170,17 @@ class Checkpoint:
             search=record,
             root=self.dialect.root,
         )
+
+    def _of_attention(
+        self, method: str, factor: float | None, length: int | None, original: int | None, settings: Mapping[str, Any]
+    ) -> Patch:
+        """A method that changes attention and no frequency: one is a key that few engines read, one no key at all."""
+        if method == runtime_only.DUAL_CHUNK:
+            from ropepatch.dialects import dual_chunk
+
+            return dual_chunk.patch(self, factor, length, original, settings)
+        trained = original or self.profile.trained_context or self.profile.declared_context
+        raise runtime_only.refuse_self_extend(self.ref, trained, factor, length)
 
     def reached(self, wanted: str | None = None) -> str:
         """The name of the rope group that a longer context reaches, or of the one that is ``wanted``.

@@ -115,7 +115,12 @@ class Manifest:
 
     def to_text(self) -> str:
         """The JSON text that is written to disk."""
-        return json.dumps(self.document, indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps(self.document, indent=2, ensure_ascii=False) + "\n"
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # a file name that is no UTF-8
+            return json.dumps(self.document, indent=2) + "\n"
+        return text
 
 
 def build(

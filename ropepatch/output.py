@@ -131,6 +131,7 @@ def write(
         target = source if in_place else source.renamed(output or default_output(patch))
     if not in_place:
         target.refuse_existing()
+        _refuse_inside(source, target)
     forward = after_write.prepare(patch, source, weights) if depth == "forward" else None
     if overlay:
         job: _Overlay | _Job = _Overlay(patch, source, target, digest or "header", body, sync, progress, forward)
@@ -309,6 +310,12 @@ def _refuse_unsynced(in_place: bool, sync: bool) -> None:
             "a change in place is always flushed to the disk: its journal could not undo it otherwise",
             hint="leave out --no-sync, or write a new file",
         )
+
+
+def _refuse_inside(source: Bundle, target: Bundle) -> None:
+    inner, outer = target.root.resolve(), source.root.resolve()
+    if source.kind == "folder" and (inner == outer or outer in inner.parents):
+        raise UsageError(f"{target.root} lies inside of the input", hint="choose a name beside it with -o")
 
 
 def revert(

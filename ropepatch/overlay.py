@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ropepatch import splices
 from ropepatch.bundle import Bundle
-from ropepatch.containers import gguf
+from ropepatch.containers import gguf, gguf_rewrite
 from ropepatch.errors import InputError, UsageError
 from ropepatch.naming import SHARD
 from ropepatch.patch import Patch
@@ -118,7 +118,7 @@ def _write_head(patch: Patch, head: gguf.Header, body: gguf.Header, path: Path, 
             COUNT: ("UINT16", 2),
             TENSORS: ("INT32", len(found.tensors) + len(body.tensors)),
         }
-        files.write_spliced(edited, path, gguf.splices(found, keys, {}), sync=sync)
+        files.write_spliced(edited, path, gguf_rewrite.splices(found, keys, {}), sync=sync)
 
 
 def _without_tensors(header: gguf.Header, path: Path) -> None:
@@ -134,7 +134,7 @@ def _write_body(body: gguf.Header, path: Path, link: str, sync: bool, progress: 
         raise UsageError(f"the body is one of {', '.join(BODIES)}, not {link!r}")
     if body.get(NO) != 1 or body.type_of(NO) != "UINT16":
         block = kernel.block_size(path.parent) if kernel.shares_blocks(body.path, path.parent) else 0
-        changes = gguf.splices(body, {NO: ("UINT16", 1)}, {}, block=block)
+        changes = gguf_rewrite.splices(body, {NO: ("UINT16", 1)}, {}, block=block)
         files.write_spliced(body.path, path, changes, sync=sync, progress=progress)
         return Written("reflink" if block else "copy", {path.name: changes})
     if link == "symlink":

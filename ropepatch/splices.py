@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ropepatch.containers import gguf, json_text, safetensors
+from ropepatch.containers import gguf, gguf_rewrite, json_text, safetensors
 from ropepatch.dialects import inv_freq_tensors
 from ropepatch.errors import InputError
 from ropepatch.patch import Edit
@@ -62,11 +62,16 @@ def _edited(path: Path, text: str, document: object, edits: Sequence[Edit]) -> s
     """``text``, which holds ``document``, with ``edits`` applied."""
     for edit in edits:
         _check_json(path, document, edit)
-        text = (
-            json_text.delete_value(text, edit.path)
-            if edit.after is None
-            else json_text.set_value(text, edit.path, edit.after.data)
-        )
+        try:
+            text = (
+                json_text.delete_value(text, edit.path)
+                if edit.after is None
+                else json_text.set_value(text, edit.path, edit.after.data)
+            )
+        except KeyError:
+            raise InputError(
+                "cannot be set: it is below something that is no object", where=f"{path}: {edit.name}"
+            ) from None
     return text
 
 
@@ -102,7 +107,7 @@ def _gguf(path: Path, edits: Sequence[Edit], block: int) -> list[Splice]:
             tensors[edit.name] = np.asarray(edit.after.data, dtype=np.float32).reshape(edit.after.shape or (-1,))
         else:
             raise InputError(f"cannot apply an edit of a {edit.target} to a GGUF file", where=f"{path}: {edit.name}")
-    return gguf.splices(header, keys, tensors, block=block)
+    return gguf_rewrite.splices(header, keys, tensors, block=block)
 
 
 def _check_key(path: Path, header: gguf.Header, edit: Edit) -> None:

@@ -17,6 +17,7 @@ import ropepatch
 from ropepatch.errors import UsageError
 from ropepatch.runtime_methods import SelfExtend, advised, self_extend
 from tests.support.command import ROOT
+from tests.support.command import ropepatch as command
 
 
 def tiny(kind: str = "llama", **more: Any) -> Any:
@@ -168,3 +169,19 @@ def test_the_audit_compares_it_with_methods_of_files() -> None:
         wanted = "self-extend:group=8,window=64" if options else "self-extend:8"
         with pytest.raises(UsageError, match=told):
             ropepatch.audit(fixture, variant=(wanted,), lengths=(256,), **options)
+
+
+def test_verify_runs_it_too() -> None:
+    """On the fixture transformers and the built-in decoder agree; near tokens stay, far ones change."""
+    found = ropepatch.verify(
+        ROOT / "fixtures" / "tiny-retriever", engine="transformers", device="cpu", self_extend=SelfExtend(4, 64)
+    )
+    check = next(check for check in found.checks if check.name == "self-extend")
+    assert check.result == "PASSED"
+    assert check.numbers["far"] > 0.05
+    assert check.numbers["transformers"] < 1e-3
+    broken = ropepatch.verify(
+        ROOT / "fixtures" / "tiny-retriever.gguf", engine="torch", device="cpu", self_extend=SelfExtend(1, 64)
+    )
+    assert next(c for c in broken.checks if c.name == "self-extend").numbers["far"] < 1e-3
+    assert command("verify", ROOT / "fixtures" / "tiny-retriever", "--self-extend", "four").code == 2

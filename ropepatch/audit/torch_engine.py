@@ -66,7 +66,7 @@ class Model:
         if how is None:
             made = Decoder(self.weights, self.sizes, ropes, **options)
         else:
-            from ropepatch.audit.grouped import GroupedDecoder
+            from ropepatch.verify.grouped import GroupedDecoder
 
             made = GroupedDecoder(self.weights, self.sizes, ropes, **options)
             made.how = how

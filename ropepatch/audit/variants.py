@@ -13,7 +13,7 @@ from ropepatch.checkpoint import Checkpoint
 from ropepatch.errors import InputError, UsageError
 from ropepatch.patch import Patch
 from ropepatch.profile import RopeProfile
-from ropepatch.runtime_methods import SELF_EXTEND, SelfExtend
+from ropepatch.runtime_methods import SELF_EXTEND, SelfExtend, advised
 from ropepatch.verify.promise import trained_context, unscaled
 
 UNPATCHED, BASE, AS_IT_IS = "none", "base", "as it is"
@@ -104,6 +104,10 @@ def resolve(
 
 
 def _tried(start: Checkpoint, method: str, factor: float | None, settings: Mapping[str, Any]) -> Variant:
+    trained = trained_context(start.profile)
+    if method == SELF_EXTEND and factor and trained:
+        how = advised(trained, round(factor * trained))
+        return _grouped(start, method, f"group={how.group},window={how.window}")
     profile = _patch(start, method, factor, settings).after
     words = [method, *([f"{factor:g}x"] if factor is not None else []), *(f"{k}={v}" for k, v in settings.items())]
     return Variant(" ".join(words), start, profile, method=method, factor=factor, settings=settings)

@@ -114,6 +114,11 @@ def command(
         found = _many.named(listed, refs[0] if refs else None)
         return _many.apply(out, found, fresh, jobs=jobs, force=force, runtimes=wanted, **writing)
     recovered(out, refs[-1] if refs else "", writing["in_place"] and not writing["dry_run"])
+    if options["method"] == "dca" and len(refs) == 1:
+        import ropepatch
+        from ropepatch.dialects import dual_chunk
+
+        dual_chunk.check_readers(ropepatch.open(refs[0]), wanted)
     patch = _patch(refs, options)
     findings = examined(out, patch, wanted, force=options["force"] or writing["dry_run"])
     if publishes:
@@ -168,13 +173,15 @@ def _patch(refs: Sequence[str], options: dict[str, Any]) -> Patch:
 def _fresh_patch(ref: str, options: dict[str, Any]) -> Patch:
     import ropepatch
     from ropepatch.errors import UsageError
+    from ropepatch.methods import runtime_only
     from ropepatch.report import catalogue
 
     method = options["method"]
     if not method:
         raise UsageError("apply needs --method", hint="see ropepatch methods")
-    for name in method.split("+"):
-        catalogue.find(name)
+    if method not in runtime_only.NAMES:
+        for name in method.split("+"):
+            catalogue.find(name)
     settings: dict[str, Any] = _settings(options["settings"])
     factor, record = options["factor"], None
     if options["factors"]:

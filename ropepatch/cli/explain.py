@@ -31,7 +31,7 @@ def command(out: Output, name: str) -> None:
     """Explain a method, a topic, or a rule of the doctor.
 
     The topics gamma, cost and verdict are the formulas behind ropepatch plan, with what is known of them; search is how
-    ropepatch search looks for factors.
+    ropepatch search looks for factors; self-extend and dca are methods that change attention itself.
     """
     from ropepatch.planner import topics
 

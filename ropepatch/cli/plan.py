@@ -93,22 +93,21 @@ def _show(out: Output, found: Plan, snippets: bool) -> None:
     from ropepatch.methods import REGISTRY
     from ropepatch.report import plan_tables
 
-    out.show(*plan_tables.shown(found, out.console.width))
+    out.show(plan_tables.answer(found))
     if found.command:
         out.line(f"do it with: {found.command}")
+    out.show(*plan_tables.shown(found, out.console.width))
     for line in found.launch if snippets else ():
         out.line("")
         out.line(f"{line.runtime}: {line.refused or line.ignored or ''}".rstrip())
         for text in line.text.splitlines():
             out.line(f"  {text}")
-    for item in found.methods:
-        if item.refused is not None:
-            out.note(f"{item.method} cannot be written: {item.refused}")
+    for why in dict.fromkeys(item.refused for item in found.methods if item.refused is not None):
+        names = ", ".join(item.method for item in found.methods if item.refused == why)
+        out.note(f"{names} cannot be written: {why}")
     for why in dict.fromkeys(found.skipped.values()):
-        names = [name for name, reason in found.skipped.items() if reason == why]
-        out.note(f"{', '.join(names) if len(names) < len(REGISTRY) // 2 else 'no method'}: {why}")
+        skipped = [name for name, reason in found.skipped.items() if reason == why]
+        out.note(f"{', '.join(skipped) if len(skipped) < len(REGISTRY) // 2 else 'no method'}: {why}")
     for note in (*found.notes, *(found.cost.notes if found.cost else (f"no cost: {found.cost_unknown}",))):
         out.note(note)
-    if len(found.methods) > 1:
-        out.note(plan_tables.LEGEND, "columns")
     out.hint("measured is better: ropepatch audit tests retrieval at the length")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ropepatch.cli._options import examples, standard
 from ropepatch.cli._output import Output
+
+if TYPE_CHECKING:
+    from ropepatch.runtime_methods import SelfExtend
 
 _EXAMPLES = examples(
     "verify model-yarn-4x.gguf --base model.gguf",
@@ -30,6 +33,7 @@ _EXAMPLES = examples(
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
 @click.option("--layers", type=click.IntRange(min=0), default=2, show_default=True, help="Layers to run; 0: all.")
 @click.option("--memory", type=click.FloatRange(min=0, min_open=True), metavar="GIB", help="Most memory to take.")
+@click.option("--self-extend", metavar="G,W", help="Also run it with Self-Extend: group and window, for example 4,64.")
 @click.option(
     "--record/--no-record",
     default=None,
@@ -37,7 +41,14 @@ _EXAMPLES = examples(
 )
 @standard
 def command(
-    out: Output, ref: str, base: str | None, layers: int, memory: float | None, record: bool | None, **options: Any
+    out: Output,
+    ref: str,
+    base: str | None,
+    layers: int,
+    memory: float | None,
+    self_extend: str | None,
+    record: bool | None,
+    **options: Any,
 ) -> int:
     """Prove a checkpoint by its metadata and a forward pass.
 
@@ -58,6 +69,7 @@ def command(
         layers=layers or None,
         limit=round(memory * (1 << 30)) if memory else None,
         announce=lambda estimate: _announce(out, estimate),
+        self_extend=_self_extend(self_extend),
         **options,
     )
     written = None
@@ -71,6 +83,19 @@ def command(
         if written:
             out.line(f"statement  {written}")
     return 0 if result.ok else 1
+
+
+def _self_extend(text: str | None) -> SelfExtend | None:
+    from ropepatch.errors import UsageError
+    from ropepatch.runtime_methods import SelfExtend
+
+    if text is None:
+        return None
+    try:
+        group, window = (int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--self-extend takes group and window, for example 4,64, not {text!r:.40}") from None
+    return SelfExtend(group, window)
 
 
 def _announce(out: Output, estimate: dict[str, Any]) -> None:

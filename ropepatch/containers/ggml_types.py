@@ -1,7 +1,7 @@
 """Tensor types of GGUF: name, elements in a block and bytes of a block.
 
-The same figures as ``gguf.constants.GGML_QUANT_SIZES`` (a test holds them equal); they stand here because importing
-that library takes longer than reading a header.
+The figures of llama.cpp itself (a test asks it); they stand here because importing ``gguf.constants``, which has the
+same but for ``Q8_1`` and the newest, takes longer than reading a header.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ TYPES: dict[int, tuple[str, int, int]] = {
     6: ("Q5_0", 32, 22),
     7: ("Q5_1", 32, 24),
     8: ("Q8_0", 32, 34),
-    9: ("Q8_1", 32, 40),
+    9: ("Q8_1", 32, 36),
     10: ("Q2_K", 256, 84),
     11: ("Q3_K", 256, 110),
     12: ("Q4_K", 256, 144),
@@ -42,4 +42,5 @@ TYPES: dict[int, tuple[str, int, int]] = {
     39: ("MXFP4", 32, 17),
     40: ("NVFP4", 64, 36),
     41: ("Q1_0", 128, 18),
+    42: ("Q2_0", 64, 18),
 }

@@ -14,6 +14,9 @@ from ropepatch.errors import InputError
 
 #: A config.json is a few kilobytes; the largest with factor lists in the corpus has about 20.
 MAX_SIZE = 16 << 20
+#: commas and opening brackets bound the number of values, each of which takes up to a hundred bytes of memory
+MAX_VALUES = 1 << 20
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
@@ -45,6 +48,8 @@ def parse(text: str, where: str) -> dict[str, Any]:
     """
     if text.startswith("\ufeff"):
         raise InputError("starts with a byte order mark", where=where, hint="save it as UTF-8 without one")
+    if sum(map(text.count, ",[{")) > MAX_VALUES:
+        raise InputError(f"holds more than {MAX_VALUES} values", where=where)
     try:
         value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
     except RecursionError:
@@ -80,6 +85,17 @@ def _no_constant(name: str) -> Any:
 def _kind(value: Any) -> str:
     names = {list: "list", str: "text", bool: "boolean", type(None): "null"}
     return names.get(type(value), "number")
+
+
+def is_unicode(text: str, value: Any) -> bool:
+    """Whether ``value``, which ``text`` holds, has no half of a surrogate pair in it, which is no character."""
+    if not _SURROGATE.search(text):
+        return True
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def indentation(text: str) -> str:

@@ -343,8 +343,10 @@ class GgufDialect:
         for key, record in self.header.keys.items():
             if not key.startswith(f"{self.architecture}.rope.") or key in taken:
                 continue
-            value = record.value
-            found[key] = (self.header.array(key) or "array") if isinstance(value, ArrayRef) else value
+            if isinstance(record.value, ArrayRef):
+                found[key] = [_json(item) for item in self.header.array(key) or ()] or "array"
+            else:
+                found[key] = _json(record.value)
         return found
 
     def lower(self, before: RopeProfile, after: RopeProfile, options: Lowering) -> tuple[list[Edit], list[str]]:
@@ -352,6 +354,11 @@ class GgufDialect:
         from ropepatch.dialects import gguf_lower
 
         return gguf_lower.lower(self, before, after, options)
+
+
+def _json(value: Any) -> Any:
+    """A value as JSON has it, which knows no NaN and no infinity."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _with_attention(stages: list[Method], attention: float, group: RopeGroup, stretch: float) -> list[Method]:

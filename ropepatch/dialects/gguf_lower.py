@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ropepatch.containers.gguf import TYPE_NAMES
+from ropepatch.containers.gguf import TYPE_NAMES, ArrayRef, Header
 from ropepatch.dialects import factors as factor_lists
 from ropepatch.dialects import gguf_magnitude as magnitude
 from ropepatch.dialects import gguf_sliding
 from ropepatch.dialects.base import Lowering
-from ropepatch.errors import MethodUnsupported
+from ropepatch.errors import InputError, MethodUnsupported
 from ropepatch.methods.base import Array, Method
 from ropepatch.methods.by_parts import Llama3
 from ropepatch.methods.linear import Linear
@@ -242,7 +243,7 @@ def _edits(dialect: GgufDialect, spelling: _Spelling) -> list[Edit]:
     if added and len(dialect.shards) > 1:
         # llama.cpp holds the first shard's count against the tensors of all shards.
         count = dialect.header.keys.get(_COUNT)
-        if count is not None:
+        if count is not None and isinstance(count.value, int):
             spelling.keys[_COUNT] = (TYPE_NAMES[count.type], count.value + len(added))
     return _key_edits(dialect, spelling) + _tensor_edits(dialect, spelling)
 
@@ -254,9 +255,19 @@ def _key_edits(dialect: GgufDialect, spelling: _Spelling) -> list[Edit]:
     for name, value in spelling.keys.items():
         key = name if name == _COUNT else dialect.key(name)
         if key in header.keys:
-            before[(key,)] = Value(header.get(key), header.type_of(key))
+            before[(key,)] = Value(_kept(header, key), header.type_of(key))
         after[(key,)] = Value(value[1], value[0]) if value is not None else None
     return difference(header.path.name, "key", before, {k: v for k, v in after.items() if v is not None or k in before})
+
+
+def _kept(header: Header, key: str) -> Any:
+    """A value that is replaced, and that a manifest can hold."""
+    found = header.get(key)
+    if isinstance(found, ArrayRef):
+        raise InputError("is an array, where engines read one value", where=f"{header.path}: {key}")
+    if isinstance(found, float) and not math.isfinite(found):
+        raise InputError(f"is {found}, not a number that could be restored", where=f"{header.path}: {key}")
+    return found
 
 
 def _tensor_edits(dialect: GgufDialect, spelling: _Spelling) -> list[Edit]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ropepatch.containers import json_text
-from ropepatch.dialects import hf_defaults, hf_families, hf_layers, hf_scaling, inv_freq_tensors
+from ropepatch.dialects import dual_chunk, hf_defaults, hf_families, hf_layers, hf_scaling, inv_freq_tensors
 from ropepatch.dialects.base import Lowering
 from ropepatch.dialects.hf_families import Entry
 from ropepatch.dialects.hf_section import text_section
@@ -119,6 +119,13 @@ class HfDialect:
 
     def _trained(self, groups: Mapping[str, RopeGroup], declared: int | None, notes: list[str]) -> int | None:
         main = groups.get("full_attention") or next(iter(groups.values()))
+        chunked = dual_chunk.trained(self.section.given)
+        if chunked is not None and declared is not None and chunked <= declared:
+            notes.append(
+                f"{dual_chunk.KEY}: engines that read it divide attention into chunks within {chunked} tokens, others "
+                "read a plain model"
+            )
+            return chunked
         if not main.scaled:
             return declared
         known: int | None = getattr(main.scaling, "original_max_position_embeddings", None)

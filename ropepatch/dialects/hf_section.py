@@ -167,6 +167,8 @@ class Section:
             head = self._derived_head()
         if head is None:
             head = self.number("head_dim", limit=MAX_WIDTH) or self._derived_head()
+        if head and head > MAX_WIDTH:  # what was divided was fine
+            raise InputError(f"heads of {head:g} dimensions: hidden_size by num_attention_heads", where=self.where)
         if not head or head < 2:
             raise InputError("says neither head_dim nor hidden_size and num_attention_heads", where=self.where)
         return int(head)

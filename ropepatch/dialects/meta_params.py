@@ -99,7 +99,8 @@ class MetaDialect(Params):
         """The factor of a file that has none."""
         if self.fourth:
             return _FACTOR_4
-        if (self.given.get("dim"), self.given.get("n_layers")) in _SMALL:
+        shape = (self.given.get("dim"), self.given.get("n_layers"))
+        if all(isinstance(number, int) for number in shape) and shape in _SMALL:
             if notes is not None:
                 notes.append(
                     "the factor is not written; 32 is taken for the shape of Llama 3.2 1B and 3B, as transformers, "

@@ -13,7 +13,10 @@ def ntk_theta(rope_theta: float, rotary_dim: int, factor: float) -> float:
     """The NTK-aware base ``θ s^(d/(d-2))``: the first pair keeps its frequency, the last is slowed by exactly s."""
     if rotary_dim <= 2:
         raise ParameterError("an NTK-aware base needs more than one rotated pair")
-    return float(rope_theta * factor ** (rotary_dim / (rotary_dim - 2)))
+    theta = rope_theta * factor ** (rotary_dim / (rotary_dim - 2))
+    if not math.isfinite(theta):
+        raise ParameterError(f"a factor of {factor:g} on the base {rope_theta:g} leads beyond any number")
+    return float(theta)
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,14 @@ def correction_index(turns: float, rotary_dim: int, rope_theta: float, original:
     """The (fractional) pair index that turns ``turns`` times over the original context.
 
     ``d ln(T / (2π turns)) / (2 ln θ)``: jquesnelle/yarn, transformers ``find_correction_dim``.
+
+    Raises:
+        ParameterError: the numbers leave the range of floats.
     """
-    return rotary_dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(rope_theta))
+    length = original / (turns * 2 * math.pi)  # of one turn
+    if not 0 < length < math.inf:
+        raise ParameterError(f"yarn cannot tell which pair turns {turns:g} times over {original} tokens")
+    return rotary_dim * math.log(length) / (2 * math.log(rope_theta))
 
 
 def ramp(pairs: int, low: float, high: float) -> Array:

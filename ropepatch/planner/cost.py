@@ -8,7 +8,8 @@ from typing import Any
 
 from ropepatch.errors import UsageError
 from ropepatch.planner.gpus import CARDS, GPUS, USABLE
-from ropepatch.planner.shape import Layer, ModelShape
+from ropepatch.planner.layers import Layer
+from ropepatch.planner.shape import ModelShape
 
 #: bytes an element of the cache takes: half floats, and ggml's blocks of 32 with one half float of scale each
 CACHE_TYPES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}

@@ -15,8 +15,9 @@ import numpy as np
 from ropepatch.methods.base import Array, Frequencies, Spectrum
 
 _TURN = 2 * math.pi
-#: positions of one block of :func:`first_zero`, and blocks taken at once: a few megabytes whatever the length
-_BLOCK, _AT_ONCE = 1024, 128
+#: positions of one block of :func:`first_zero`, and multiplications of one matrix product: OpenBLAS starts threads for
+#: larger ones, which costs more than the product
+_BLOCK, _PRODUCT = 256, 1 << 18
 #: significand bits, the hidden one included, of what positions may be cast to
 _BITS = {"bf16": 8, "fp32": 24}
 #: a sum of cosines this close to zero counts as zero: float64 keeps about 1e-9 of it at a million positions
@@ -146,8 +147,9 @@ def first_zero(inv_freq: Array, length: int) -> int | None:
     angles = np.arange(block, dtype=np.float64)[:, None] * inv_freq[None, :]
     table = np.concatenate((np.cos(angles), np.sin(angles)), axis=1)
     starts = np.arange(0, length, block, dtype=np.float64)
-    for first in range(0, starts.size, _AT_ONCE):
-        offsets = starts[first : first + _AT_ONCE, None] * inv_freq[None, :]
+    count = max(1, _PRODUCT // table.size)
+    for first in range(0, starts.size, count):
+        offsets = starts[first : first + count, None] * inv_freq[None, :]
         sums = table @ np.concatenate((np.cos(offsets), -np.sin(offsets)), axis=1).T
         negative = np.flatnonzero(sums.T.reshape(-1) < _ZERO)
         if negative.size:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ropepatch.checkpoint import MAX_CONTEXT, Checkpoint
 from ropepatch.checkpoint import open as opened
 from ropepatch.errors import InputError, UsageError
-from ropepatch.planner import candidates, gamma, geometry, recipes, shape, verdict
+from ropepatch.planner import candidates, gamma, geometry, handing, recipes, shape, verdict
 from ropepatch.planner import start as starting
 from ropepatch.planner.candidates import Candidate
 from ropepatch.planner.cost import Cost, cost
@@ -22,7 +21,8 @@ if TYPE_CHECKING:
     from ropepatch.runtimes.launch import Launch
 
 SCHEMA = "ropepatch.plan/1"
-DEFAULT_GAMMA = 0.5
+DEFAULT_GAMMA = handing.DEFAULT_GAMMA
+_ALL_SLIDE = "every layer has a sliding window: where the engine keeps to it, no farther distance ever occurs"
 #: what is proposed first among the methods that leave no angle and no neighbour behind; runtimes decide between equals
 _PREFERENCE = ("yarn", "mrrope-pro", "llama3", "ntk-by-parts", "mrrope-uni", "ntk-critical", "ntk", "linear")
 
@@ -69,7 +69,7 @@ class Plan:
     @cached_property
     def launch(self) -> tuple[Launch, ...]:
         """How each runtime is started on the result, or on the file as it is where nothing changes."""
-        return _launch(self.model, self.subject, self.length)
+        return handing.launch(self.model, self.subject, self.length)
 
     @property
     def factor(self) -> float:
@@ -175,8 +175,10 @@ def plan(
     if length > begin.context and starting.extendable(model, begin, skipped):
         found, skipped = candidates.all_methods(model, begin, length, target_gamma=law, original=original)
     subject = _subject(model, begin, length, now, found, skipped, method, law, original)
-    reasons = _reasons(model, begin, length, subject)
     price, unknown = _cost(model, begin, length, batch)
+    reasons = _reasons(model, begin, length, subject)
+    if price is not None and price.sliding_layers and not price.full_layers and length > begin.context:
+        reasons.append(Reason("window", verdict.CARE, _ALL_SLIDE))
     needs = verdict.VERDICTS.index(verdict.gravest(reasons)) >= verdict.VERDICTS.index(verdict.FINETUNE)
     runs = recipes.of(subject.method.split("+"), length / begin.context) if needs else []
     return Plan(
@@ -191,8 +193,8 @@ def plan(
         cost=price,
         cost_unknown=unknown,
         recipes=tuple(runs),
-        command=_command(model, begin, length, subject, original, target_gamma),
-        notes=tuple(_notes(model, begin, length, subject)),
+        command=handing.command(model, begin, length, subject, original, target_gamma),
+        notes=tuple(handing.notes(model, begin, length, subject)),
     )
 
 
@@ -277,65 +279,3 @@ def _cost(model: Checkpoint, start: Start, length: int, batch: int) -> tuple[Cos
     except InputError as error:
         return None, error.what
     return cost(found, length, start.context, batch), None
-
-
-def _launch(model: Checkpoint, subject: Candidate, length: int) -> tuple[Launch, ...]:
-    """Launch lines for the output of the proposed patch, or for the file as it is."""
-    from ropepatch import output
-    from ropepatch.runtimes import launch
-
-    profile, config, ref = model.profile, model.raw_config, model.ref
-    if profile.source.format not in ("hf", "gguf") or (profile.source.format == "hf" and config is None):
-        return ()
-    if subject.patch is not None:
-        config = candidates.patched_config(config, subject.patch, model)
-        profile, ref = subject.patch.after, str(output.default_output(subject.patch))
-    elif subject.refused is not None:
-        return ()
-    return tuple(launch.lines(ref, profile, config, length))
-
-
-def _command(
-    model: Checkpoint, start: Start, length: int, subject: Candidate, original: int | None, target: float | None
-) -> str | None:
-    if subject.patch is None:
-        return None
-    parts = ["ropepatch", "apply", "--method", subject.method, "--length", str(length)]
-    if subject.method == "theta":
-        parts += ["--target-gamma", f"{DEFAULT_GAMMA if target is None else target:g}"]
-    if start.existing != "error":
-        parts += ["--existing", start.existing]
-    if original:
-        parts += ["--original-length", str(original)]
-    if start.group != model.reached(None):
-        parts += ["--group", start.group]
-    return shlex.join([*parts, model.ref])
-
-
-def _notes(model: Checkpoint, start: Start, length: int, subject: Candidate) -> list[str]:
-    profile = model.profile
-    group = profile.groups[start.group]
-    notes = []
-    if start.existing == "compose":
-        notes.append(
-            f"starts from the {start.context:,} tokens that the file declares with its {group.scaling.name} scaling in "
-            "force, as if it had been trained so; --existing replace starts from the original context"
-        )
-    elif start.existing == "replace" and not group.scaled:
-        notes.append(f"the file declares {profile.declared_context or 0:,} tokens without a scaling that reaches them")
-    elif start.existing == "replace":
-        notes.append(
-            f"starts again from the original {start.context:,} tokens: the {group.scaling.name} scaling in the file is "
-            "taken out; --existing compose stacks on it"
-        )
-    for name, other in profile.groups.items():
-        if name != start.group:
-            reach = f"see no farther than {other.window:,} tokens" if other.window else "are not planned for"
-            notes.append(f"{name} stays as it is: its layers {reach}")
-    if profile.nope_layers:
-        notes.append(f"{len(profile.nope_layers)} layers have no RoPE: nothing here says how far they reach")
-    if group.mrope_section:
-        notes.append("M-RoPE: for text its sections share one position, which is what is counted here")
-    if subject.frequencies.inv_freq.size and not group.scaling.static and subject.method == "as it is":
-        notes.append("the file's scaling follows the length: the numbers are those at the length asked for")
-    return notes

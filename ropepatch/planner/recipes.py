@@ -40,23 +40,19 @@ class Recipe:
 
 _R = Recipe
 RECIPES = (
-    _R(("linear",), "LLaMA 7B, 13B", "2k to 8k-32k", 16, "1000 (passkey at 200)", "2e-5", "64-128", "target length",
-       "Position Interpolation, arXiv 2306.15595"),
-    _R(("linear",), "LLaMA 33B, 65B", "2k to 8k-16k", 8, "1000", "1e-5", "64-128", "target length",
-       "Position Interpolation, arXiv 2306.15595"),
-    _R(("yarn", "ntk-by-parts"), "Llama 2 7B, 13B", "4k to 64k", 16, "400", "2e-5", "64", "PG19 in chunks of 64k",
+    _R(("linear",), "LLaMA 7B to 65B", "2k to 8k-32k", 16, "1000 (passkey at 200)", "2e-5; 33B, 65B: 1e-5", "64-128",
+       "target length", "Position Interpolation, arXiv 2306.15595"),
+    _R(("yarn",), "Llama 2 7B, 13B", "4k to 64k", 16, "400", "2e-5", "64", "PG19 in chunks of 64k",
        "YaRN, arXiv 2309.00071"),
     _R(("yarn",), "Llama 2 7B, 13B", "4k to 128k", 32, "400 at 16x, then 200 at 32x", "2e-5", "64",
        "PG19 in chunks of 64k", "YaRN, arXiv 2309.00071"),
     _R(("longrope",), "Llama 2 7B", "4k to 256k", 64, "400 with the 128k factors, 600 with the 256k ones", "2e-5", "32",
-       "128k, then 256k", "LongRoPE, arXiv 2402.13753"),
-    _R(("longrope",), "Mistral 7B", "to 128k", 16, "400", "1e-6", "not reported here", "16k",
-       "LongRoPE, arXiv 2402.13753"),
-    _R(("longrope", "ntk-critical"), "Llama 3 8B, Phi-3 mini", "8k and 2k to 128k", 16, "10 billion tokens",
-       "not reported here", "not reported here", "128k; short documents keep the original RoPE",
-       "LongRoPE2, arXiv 2502.20082"),
-    _R(("theta", "ntk", "ntk-critical"), "Llama 2 Long", "4k to 32k", 8, "400 billion tokens", "not reported here",
-       "not reported here", "base 1e4 to 5e5", "Effective Long-Context Scaling, arXiv 2309.16039"),
+       "RedPajama in segments of 128k, then 256k", "LongRoPE, arXiv 2402.13753"),
+    _R(("longrope",), "Llama 3 8B", "8k to 128k", 16, "10 billion tokens", "not reported here", "not reported here",
+       "up to 128k; short documents keep the original RoPE", "LongRoPE2, arXiv 2502.20082"),
+    _R(("theta", "ntk", "ntk-critical"), "Llama 2 Long (base 1e4 to 5e5)", "4k to 32k", 8, "400 billion tokens",
+       "not reported here", "not reported here", "long texts upsampled",
+       "Effective Long-Context Scaling, arXiv 2309.16039"),
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ropepatch.errors import InputError
 from ropepatch.planner import parameters
+from ropepatch.planner.layers import MAX_LAYERS, Layer, of_kinds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from ropepatch.dialects.gguf import GgufDialect
     from ropepatch.dialects.hf_section import Section
 
-#: more layers than any model has; beyond it a file is broken or hostile
-MAX_LAYERS = 1 << 12
 MAX_WIDTH = 1 << 24
 # canonical name: spellings in config.json, in GGUF (behind the architecture), in params.json
 _NAMES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
@@ -58,23 +57,6 @@ _NOTHING_GROWS = ("linear_attention", "conv", "mamba", "mamba2", "recurrent", "m
 _TIED = ("cohere", "cohere2", "ernie4_5", "falcon", "gemma", "gemma2", "gemma3_text", "smollm3", "starcoder2")
 #: model types whose cache is compressed along the sequence
 _COMPRESSED = ("deepseek_v4", "deepseek4")
-
-
-@dataclass(frozen=True)
-class Layer:
-    """What one layer keeps and computes.
-
-    Attributes:
-        cached: elements kept a token; 0 where nothing grows with the length.
-        window: the sliding window in tokens, None for full attention.
-        shards: over how many cards the cache can be split: the key-value heads, 1 for a latent cache.
-        work: multiply-adds a pair of query and key: ``heads (d_k + d_v)``.
-    """
-
-    cached: int
-    window: int | None
-    shards: int
-    work: int
 
 
 @dataclass(frozen=True)
@@ -150,7 +132,7 @@ def _from_hf(section: Section, root: Path, config: Mapping[str, Any]) -> ModelSh
     window = _hf_window(section)
     if facts.get("latent") and section.get("index_head_dim"):
         notes.append("the keys of the sparse-attention indexer are not counted, and prefill is that of full attention")
-    layers = _layers(facts, kinds, window, section.where)
+    layers = of_kinds(facts, kinds, window, section.where)
     tied = next(
         (t for t in (section.get("tie_word_embeddings"), config.get("tie_word_embeddings")) if t is not None), None
     )
@@ -220,7 +202,7 @@ def _from_gguf(dialect: GgufDialect) -> ModelShape:
     elif facts.get("latent"):
         facts["v_head_dim"] = get("attention.value_length_mla") or facts.get("v_head_dim")
         facts["nope_dim"] = (get("attention.key_length_mla") or 0) - facts.get("rope_dim", 0)
-    layers = _layers(facts, kinds, facts.get("window") or None, where)
+    layers = of_kinds(facts, kinds, facts.get("window") or None, where)
     tensors = [info for shard in dialect.shards for info in shard.tensors.values()]
     size: int | None = sum(info.size for info in tensors)
     counted: tuple[int, int] | None = None
@@ -253,7 +235,7 @@ def _from_params(given: Mapping[str, Any], root: Path, where: str) -> ModelShape
     if "intermediate" not in facts and facts.get("hidden"):
         facts["intermediate"] = _meta_width(given, facts["hidden"])
     window = facts.get("window") or None
-    layers = _layers(facts, ["sliding" if window else "full"] * facts.get("layers", 0), window, where)
+    layers = of_kinds(facts, ["sliding" if window else "full"] * facts.get("layers", 0), window, where)
     size, source = _stored(root)
     counted = parameters.count(
         facts, "params", tied=bool(given.get("tied_embeddings") or given.get("tie_word_embeddings"))
@@ -270,51 +252,6 @@ def _meta_width(given: Mapping[str, Any], hidden: int) -> int:
         return 0
     inner = int(scale * int(2 * 4 * hidden / 3))
     return multiple * -(-inner // multiple)
-
-
-def _layers(facts: Mapping[str, Any], kinds: Sequence[str], window: int | None, where: str) -> tuple[Layer, ...]:
-    """One :class:`Layer` for each entry of ``kinds``.
-
-    Raises:
-        InputError: heads or widths are missing.
-    """
-    heads, hidden = facts.get("heads"), facts.get("hidden")
-    if not kinds or not heads or len(kinds) > MAX_LAYERS:
-        raise InputError("does not say how many layers and heads there are", where=where)
-    last = len(kinds) - facts.get("kv_shared", 0)  # later layers use the cache of an earlier one
-    found = []
-    for index, kind in enumerate(kinds):
-        own = _at(heads, index) or 0
-        kv = _at(facts.get("kv_heads", heads), index)
-        key = facts.get("head_dim") or (hidden // own if hidden and own else 0)
-        if kind == "full":
-            key, kv = facts.get("global_head") or key, facts.get("global_kv") or kv
-        value = facts.get("v_head_dim") or key
-        if facts.get("global_head"):
-            value = key
-        cached = kv * (key + value)
-        if latent := facts.get("latent"):
-            rope = facts.get("rope_dim", 0)
-            key, kv, cached = facts.get("nope_dim", 0) + rope, 1, latent + rope
-        if not key:
-            raise InputError("says neither head_dim nor hidden_size", where=where)
-        grows = kind != "none" and kv > 0
-        found.append(
-            Layer(
-                cached if grows and index < last else 0,
-                window if kind == "sliding" else None,
-                max(kv, 1),
-                own * (key + value) if grows else 0,
-            )
-        )
-    return tuple(found)
-
-
-def _at(value: Any, index: int) -> int:
-    """The entry for a layer, of a number that holds for all or a list."""
-    if isinstance(value, list):
-        return int(value[index]) if index < len(value) else 0
-    return int(value)
 
 
 def _shape(

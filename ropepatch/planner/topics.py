@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ropepatch.dialects import dual_chunk
+from ropepatch.methods import runtime_only
 from ropepatch.planner import gamma, verdict
 from ropepatch.search import settings
 
@@ -73,6 +75,38 @@ _TOPICS: dict[str, tuple[str, tuple[tuple[str, str], ...], tuple[str, ...], tupl
             "scores keep six digits and batches are cut alike, so that ray and one process choose the same",
         ),
         ("LongRoPE, arXiv 2402.13753, and its released code", "LongRoPE2, arXiv 2502.20082, and its authors' code"),
+    ),
+    "self-extend": (
+        "grouped and neighbour attention, at run time only",
+        (
+            ("near, distance < W", "rotated as trained"),
+            ("far", "query at ⌊p/G⌋ + W - ⌊W/G⌋, key at ⌊p/G⌋; both kinds of score in one softmax"),
+            ("reach", "(T - W) G + W tokens"),
+            ("choosing", "W + (N - W)/G below half to two thirds of T; ropepatch takes W = T/4 and two thirds"),
+            *((engine, f"{how} ({when})") for engine, how, when in runtime_only.SELF_EXTEND_ENGINES),
+        ),
+        (
+            "no format has a key for it and no engine reads it from a file: apply refuses it, and audit compares it",
+            "nothing is trained; near tokens keep their distance, so that short inputs within W see no change at all",
+            "the decoder of ropepatch and the attention interface of transformers compute it as whole matrices",
+        ),
+        ("Self-Extend, arXiv 2401.01325", "llama.cpp pull request 9860 took it out of the server"),
+    ),
+    "dca": (
+        "dual chunk attention, where an engine reads dual_chunk_attention_config",
+        (
+            ("chunk", "positions restart every chunk_size - local_size tokens; chunk_size is T, local_size T/4"),
+            ("same chunk", "rotated as trained"),
+            ("chunk before", "query at min(p + chunk, chunk_size)"),
+            ("farther", "query at the largest trained distance"),
+            *((engine, f"reads it for {', '.join(kinds)}") for engine, kinds in dual_chunk.READERS.items()),
+        ),
+        (
+            "SGLang: --attention-backend dual_chunk_flash_attn",
+            "vLLM reads it below 0.11, with its old engine; from 0.11 on a config with the key does not load",
+            "every other engine ignores the key: apply --method dca asks with --for which one shall read it",
+        ),
+        ("ChunkLlama, arXiv 2402.17463", "vLLM pull requests 11844 and 25351"),
     ),
     "verdict": (
         "the rules of ropepatch plan",

@@ -35,7 +35,7 @@ RULES = (
      "linear scaling without training: perplexity 16 at 4x and 112 at 8x"),
     ("declared",   CARE,     "the file is scaled for this length already",
      "whether it was trained so does not stand in the file"),
-    ("window",     CARE,     "only layers with a sliding window rotate", "they never see farther than their window"),
+    ("window",     CARE,     "all layers that rotate have a sliding window", "they never see farther than it"),
     ("written",    DEGRADES, "the format cannot hold the method, or no runtime computes it", "nothing changes"),
     ("runtimes",   CARE,     "most runtimes compute something else than the method", "see the table of methods"),
 )  # fmt: skip

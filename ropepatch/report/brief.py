@@ -2,46 +2,34 @@
 
 from __future__ import annotations
 
-import html
-import re
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ropepatch._version import __version__
 from ropepatch.planner import verdict
 from ropepatch.planner.plan import Plan
-from ropepatch.report import brief_page, brief_plots
-from ropepatch.report.plan_tables import judged, positions, runtimes, size, slow, tera
+from ropepatch.report import brief_forms, brief_plots
+from ropepatch.report.brief_forms import Block
+from ropepatch.report.plan_tables import action, judged, merits, positions, price, runtimes, size, slow, tera
 from ropepatch.report.text import clean, number, tokens
 
 #: where the benchmark of the brief finds the server that the launch lines start
 _SERVERS = {"vllm": 8000, "llama.cpp": 8080}
 
 
-@dataclass(frozen=True)
-class Block:
-    """A piece of the brief: ``h2``, ``p``, ``list``, ``code``, ``table``, ``verdict`` or ``plot``.
-
-    ``rows`` are the items of a list (one cell each) or the rows of a table, its headings first.
-    """
-
-    kind: str
-    text: str = ""
-    rows: tuple[tuple[str, ...], ...] = ()
-
-
 def written(plan: Plan, *, html: bool) -> str:
     """The brief as one text."""
     blocks = content(plan)
     title = f"{_name(plan)} at {plan.length:,} tokens"
-    return _html(title, blocks) if html else _markdown(title, blocks)
+    return brief_forms.html_page(title, blocks) if html else brief_forms.markdown(title, blocks)
 
 
 def content(plan: Plan) -> list[Block]:
     """What the brief says, in order."""
     return [
+        Block("lead", f"Proposed: {action(plan)}."),
         Block("verdict", plan.verdict, tuple((reason.text,) for reason in plan.reasons)),
+        *([Block("p", f"Why this: {merits(plan)}.")] if plan.subject is not plan.methods[0] else []),
+        Block("p", f"Costs: {price(plan)}."),
         Block("p", f"Judged: {judged(plan)}. A rule over factor and geometry, not a measurement."),
         *_today(plan),
         *_change(plan),
@@ -131,7 +119,7 @@ def _expected(plan: Plan) -> list[Block]:
 
 
 def _number(value: float | None) -> str:
-    return "none" if value is None else f"{value:,.4g}"
+    return "none" if value is None else f"{value:,.0f}" if value < 1e12 else f"{value:.4g}"
 
 
 def _risks(plan: Plan) -> list[str]:
@@ -196,8 +184,8 @@ def _experiments(plan: Plan) -> list[Block]:
         blocks.append(Block("code", line.text))
         blocks += [Block("list", rows=tuple((f"avoid {text}",) for text in line.avoid))] if line.avoid else []
     blocks += [
-        Block("p", "and replay prompts of yours (traffic.jsonl: one {\"prompt\": …} a line), reading latency as "
-                   "percentiles, not as a mean:"),
+        Block("p", "and replay prompts of yours, short and long ones as they come (traffic.jsonl: one {\"prompt\": …} "
+                   "a line; as many at once as you serve), reading latency as percentiles, not as a mean:"),
         *(Block("code", benchmark_command(plan, line.runtime)) for line in servers or ()),
     ]  # fmt: skip
     if not servers:
@@ -226,7 +214,8 @@ def benchmark_command(plan: Plan, runtime: str) -> str:
     if runtime != "vllm":
         address = ["--backend", "openai", *address, "--tokenizer", "TOKENIZER"]
     percentiles = ["--percentile-metrics", "ttft,tpot,itl,e2el", "--metric-percentiles", "50,90,95,99"]
-    data = ["--dataset-name", "custom", "--dataset-path", "traffic.jsonl"]
+    data = ["--dataset-name", "custom", "--dataset-path", "traffic.jsonl", "--no-oversample"]
+    data += ["--max-concurrency", str(plan.cost.batch if plan.cost else 1)]
     return shlex.join(["vllm", "bench", "serve", *address, *data, *percentiles])
 
 
@@ -260,73 +249,3 @@ def _small_print(plan: Plan) -> list[Block]:
     )
     made = f"Written by ropepatch {__version__} from metadata alone; nothing here was measured."
     return [Block("h2", "γ, for reference"), Block("p", text), Block("p", made)]
-
-
-def _markdown(title: str, blocks: Sequence[Block]) -> str:
-    lines = [f"# {_md(title)}"]
-    for block in blocks:
-        lines.append("")
-        if block.kind == "verdict":
-            lines += [f"**{block.text}**", "", *(f"* {_md(row[0])}" for row in block.rows)]
-        elif block.kind == "h2":
-            lines.append(f"## {_md(block.text)}")
-        elif block.kind == "list":
-            lines += [f"* {_md(row[0])}" for row in block.rows]
-        elif block.kind == "code":
-            fence = "`" * max(3, 1 + max(map(len, re.findall("`+", block.text)), default=0))
-            lines += [f"{fence}sh", *clean_lines(block.text), fence]
-        elif block.kind == "table":
-            head, *rows = block.rows
-            lines += [_row(head), _row(("---",) * len(head)), *map(_row, rows)]
-        elif block.kind == "plot":
-            lines.append(f"*{_md(block.rows[0][0])}* (drawn in the HTML brief)")
-        else:
-            lines.append(_md(block.text))
-    return "\n".join(lines) + "\n"
-
-
-def _md(text: str) -> str:
-    """``text`` with what Markdown would act on escaped."""
-    escaped = clean(text).replace("\\", "\\\\")
-    for sign in "`*_[]<>|#":
-        escaped = escaped.replace(sign, f"\\{sign}")
-    return escaped
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell if cell == "---" else _md(cell) for cell in cells) + " |"
-
-
-def clean_lines(text: str) -> list[str]:
-    """The lines of a command with control characters escaped."""
-    return [clean(line) for line in text.splitlines()]
-
-
-def _html(title: str, blocks: Sequence[Block]) -> str:
-    body = [f"<h1>{html.escape(clean(title))}</h1>", *(_element(block) for block in blocks)]
-    return brief_page.page(clean(title), "\n".join(body))
-
-
-def _element(block: Block) -> str:
-    def text(value: str) -> str:
-        return html.escape(clean(value))
-
-    if block.kind == "verdict":
-        reasons = "".join(f"<li>{text(row[0])}</li>" for row in block.rows)
-        kind = block.text.lower().split("-")[0]
-        return f'<section class="verdict {kind}"><strong>{text(block.text)}</strong><ul>{reasons}</ul></section>'
-    if block.kind == "list":
-        return f"<ul>{''.join(f'<li>{text(row[0])}</li>' for row in block.rows)}</ul>"
-    if block.kind == "code":
-        return f"<pre><code>{html.escape(chr(10).join(clean_lines(block.text)))}</code></pre>"
-    if block.kind == "table":
-        head, *rows = block.rows
-        cells = "".join(f'<th scope="col">{text(cell)}</th>' for cell in head)
-        lines = "".join(
-            f'<tr><th scope="row">{text(row[0])}</th>{"".join(f"<td>{text(cell)}</td>" for cell in row[1:])}</tr>'
-            for row in rows
-        )
-        return f'<div class="table"><table><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table></div>'
-    if block.kind == "plot":  # drawn here, not from the file
-        return f"<figure>{block.text}<figcaption>{text(block.rows[0][0])}</figcaption></figure>"
-    return f"<{block.kind}>{text(block.text)}</{block.kind}>"

@@ -13,6 +13,7 @@ _STYLE = """
 body { margin: 0 auto; max-width: 54rem; padding: 1.5rem 1.25rem 4rem; background: var(--paper); color: var(--ink);
   font: 16px/1.55 system-ui, sans-serif; overflow-wrap: anywhere; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: .5rem 0 1rem; }
+.lead { font-size: 1.1rem; font-weight: 600; }
 h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; padding-bottom: .25rem; border-bottom: 1px solid var(--rule); }
 p { margin: .6rem 0; } ul { margin: .6rem 0; padding-left: 1.25rem; } li { margin: .25rem 0; }
 .verdict { border-left: .35rem solid var(--warn); background: var(--panel); padding: .8rem 1rem; }
@@ -34,7 +35,13 @@ svg .mark { stroke: var(--warn); stroke-width: 1.5; stroke-dasharray: 2 4; }
 svg polyline { fill: none; stroke-width: 2.25; stroke-linejoin: round; }
 svg .a { stroke: var(--soft); stroke-dasharray: 6 5; } svg .b { stroke: var(--accent); }
 svg .bar { fill: var(--rule); } svg .bar.on { fill: var(--accent); }
-@media (max-width: 40rem) { body { padding: 1rem .9rem 3rem; } h1 { font-size: 1.3rem; } svg text { font-size: 19px; } }
+@media (max-width: 40rem) { body { padding: 1rem .9rem 3rem; } h1 { font-size: 1.3rem; } svg text { font-size: 20px; }
+  table.wide, .wide tbody, .wide tr, .wide tbody th { display: block; } .wide thead { display: none; }
+  .wide tr { border-bottom: 1px solid var(--rule); padding: .45rem 0; }
+  .wide tbody th { border: 0; padding: 0; font-weight: 600; }
+  .wide td { display: inline; border: 0; padding: 0; overflow-wrap: anywhere; }
+  .wide td::before { content: attr(data-label) " "; color: var(--soft); }
+  .wide td:not(:last-child)::after { content: " · "; color: var(--soft); } }
 @media print { body { max-width: none; } pre, figure, tr { break-inside: avoid; } }
 """
 

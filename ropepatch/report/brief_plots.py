@@ -52,5 +52,5 @@ def _wavelengths(inv_freq: Array) -> Array:
 
 
 def _levels(start: int, length: int) -> tuple[Level, ...]:
-    levels = (Level(f"start {start:,}", start), Level(f"asked {length:,}", length))
+    levels = (Level(f"start {start:,}", start, below=True), Level(f"asked {length:,}", length))
     return levels if start != length else levels[:1]

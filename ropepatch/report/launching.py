@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ropepatch import checkpoint
+from ropepatch.dialects import dual_chunk
 from ropepatch.errors import RopepatchError
 from ropepatch.runtimes import launch
 from ropepatch.runtimes.launch import Launch
@@ -49,9 +50,13 @@ def _without(item: Launch) -> str:
 
 
 def written(path: Path) -> list[Launch]:
-    """The launch lines of what was just written; none where it holds nothing that a runtime starts from."""
+    """The launch lines of what was just written; none where it holds nothing that a runtime starts from.
+
+    Nor of dual chunk attention, which starts with options of its own: the patch's notes say them.
+    """
     try:
-        return launch.of_checkpoint(checkpoint.open(path))
+        model = checkpoint.open(path)
+        return [] if dual_chunk.trained(model.raw_config or {}) else launch.of_checkpoint(model)
     except RopepatchError:
         return []
 

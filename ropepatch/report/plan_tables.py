@@ -15,10 +15,7 @@ from ropepatch.planner.plan import Plan
 from ropepatch.report.tables import grid, heading_table, plain
 
 COLOURS = {"HEALTHY": "green", "USABLE-WITH-CARE": "yellow", "NEEDS-FINETUNE": "yellow", "DEGRADES": "red"}
-LEGEND = (
-    "unseen: angles that training never showed; step: between neighbours, against training; logits: factor on them; "
-    "base: of the plain RoPE nearest to all pairs; Σcos<0: first distance where the base bound breaks"
-)
+_ORIGIN = {"trained": "was trained on", "given": "is said to be trained on", "declared": "declares"}
 #: columns from which every column of the table of methods is shown
 _WIDE = 100
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
@@ -41,11 +38,11 @@ def tera(flops: float) -> str:
 
 
 def shown(plan: Plan, columns: int) -> list[Any]:
-    """The plan: verdict, methods, γ, cost, training."""
-    parts: list[Any] = [head(plan), ""]
+    """What stands below the answer: methods, geometry of training, γ, cost, training."""
+    parts: list[Any] = [""]
     if len(plan.methods) > 1:
-        parts += [methods(plan.methods, plan.subject.method, columns), ""]
-    parts += [law(plan), ""]
+        parts += [methods(plan.methods, plan.subject.method, columns), legend(columns), ""]
+    parts += [about(plan), "", law(plan), ""]
     if plan.cost is not None:
         parts += [costs(plan.cost), ""]
         if plan.cost.gpus:
@@ -55,19 +52,82 @@ def shown(plan: Plan, columns: int) -> list[Any]:
     return parts
 
 
-def head(plan: Plan) -> Panel:
-    """Verdict, reasons and the geometry of training."""
-    document = plan.to_json_start()
+def answer(plan: Plan) -> Panel:
+    """What to do, why, and what it costs."""
     rows = [
+        ("do", plain(action(plan), "bold")),
         ("verdict", Text(plan.verdict, f"bold {COLOURS[plan.verdict]}")),
         *(("because" if not i else "", plain(reason.text)) for i, reason in enumerate(plan.reasons)),
-        ("judged", plain(judged(plan))),
-        ("starts from", plain(f"{plan.start.context:,} tokens ({plan.start.origin}), group {plan.start.group}")),
-        ("no full turn", plain(slow(document))),
-        ("positions", plain(positions(plan))),
     ]
-    title = plain(f"{plan.length:,} tokens, {plan.factor:.4g} times", "bold")
+    if plan.subject is not plan.methods[0]:
+        rows.append(("why this", plain(merits(plan))))
+    rows.append(("costs", plain(price(plan))))
+    title = plain(f"{plan.length:,} tokens", "bold")
     return Panel(grid(rows), title=title, title_align="left", expand=False)
+
+
+def action(plan: Plan) -> str:
+    """The proposal in one line."""
+    start, subject = plan.start, plan.subject
+    declared = plan.model.profile.declared_context or 0
+    from_there = f"{start.context:,} tokens that it {_ORIGIN[start.origin]}"
+    if subject.patch is not None:
+        scaled = start.existing == "replace" and start.context < declared
+        also = f" ({plan.length / declared:.4g} times the {declared:,} that it declares)" if scaled else ""
+        return f"{subject.method}, {plan.factor:.4g} times the {from_there}{also}"
+    if subject is not plan.methods[0]:
+        return f"nothing: this file cannot hold {subject.method}"
+    if plan.model.profile.groups[start.group].scaled and plan.length <= declared:
+        return f"nothing: scaled for {declared:,} tokens already"
+    if plan.length <= start.context:
+        return f"nothing: within the {from_there}"
+    reasons = set(plan.skipped.values())
+    return f"nothing: {reasons.pop()}" if len(reasons) == 1 else "nothing: no method reaches the length in this file"
+
+
+def merits(plan: Plan) -> str:
+    """What speaks for the subject: angles, neighbours, runtimes."""
+    now, then = plan.methods[0].geometry.angles_outside, plan.subject.geometry
+    new = f"{then.angles_outside:.1%} of the angles are" if then.angles_outside else "no angle is"
+    kept = "their step" if then.neighbour_ratio > 0.9995 else f"{then.neighbour_ratio:.3g} of their step"
+    text = f"{new} new to the model ({now:.1%} as it is); neighbours keep {kept}"
+    if not plan.subject.same:
+        return text
+    total = len(plan.subject.same) + len(plan.subject.differing)
+    every = "both" if total == 2 else f"all {total}"
+    count = f"{every} runtimes do it" if len(plan.subject.same) == total else (
+        f"{len(plan.subject.same)} of {total} runtimes do it, not {', '.join(plan.subject.differing)}"
+    )  # fmt: skip
+    return f"{text}; {count}"
+
+
+def price(plan: Plan) -> str:
+    """Cache, prefill and the smallest card in one line."""
+    cost = plan.cost
+    if cost is None:
+        return f"unknown: {plan.cost_unknown}"
+    start = f" ({size(cost.kv_bytes_before['f16'])} at {plan.start.context:,})" if cost.kv_bytes_before else ""
+    before = start if plan.length != plan.start.context else ""
+    parts = [f"KV cache {size(cost.kv_bytes['f16'])} a sequence in f16{before}"]
+    if cost.prefill_growth and plan.factor > 1:
+        parts.append(f"a full prompt {cost.prefill_growth:.3g} times the work")
+    if cost.gpus:
+        fits = [fit for fit in cost.gpus if fit.cards is not None]
+        fewest = min(fits, key=lambda fit: (fit.cards or 0, fit.memory_bytes), default=None)
+        parts.append(f"fits {fewest.cards} x {fewest.name}" if fewest else "more than 8 of any card listed")
+    return "; ".join(parts)
+
+
+def about(plan: Plan) -> Table:
+    """Where it starts from, and what training showed."""
+    return grid(
+        [
+            ("judged", plain(judged(plan))),
+            ("starts from", plain(f"{plan.start.context:,} tokens ({plan.start.origin}), group {plan.start.group}")),
+            ("no full turn", plain(slow(plan.to_json_start()))),
+            ("positions", plain(positions(plan))),
+        ]
+    )
 
 
 def judged(plan: Plan) -> str:
@@ -117,6 +177,15 @@ def methods(rows: tuple[Candidate, ...], chosen: str, columns: int) -> Table:
     return table
 
 
+def legend(columns: int) -> Text:
+    """What the columns of :func:`methods` are."""
+    found = ["unseen: share of angles that training never showed", "step: between neighbours, against training"]
+    if columns >= _WIDE:
+        found += ["logits: factor on them", "base: of the plain RoPE nearest to all pairs"]
+    found += ["Σcos<0: first distance where the base bound breaks", "as: how the file says it"]
+    return Text("; ".join(found), "dim")
+
+
 def runtimes(item: Candidate) -> str:
     """Which runtimes compute a method as it is defined."""
     if item.same is None:
@@ -126,17 +195,18 @@ def runtimes(item: Candidate) -> str:
         return f"all {total}"
     if len(item.same) >= len(item.differing):
         return f"{len(item.same)} of {total}; not {', '.join(item.differing)}"
-    return f"{', '.join(item.same) or 'none'} of {total}"
+    return f"{len(item.same)} of {total}: {', '.join(item.same)}" if item.same else f"none of {total}"
 
 
 def law(plan: Plan) -> Text:
     """γ and what it is worth, in two lines."""
     values, published = plan.gamma, plan.gamma["published"]
-    after = "-" if values["after"] is None else f"{values['after']:.3f}"
+    after = "" if values["after"] is None else f", {values['after']:.3f} with {plan.subject.method} (its fitted base)"
     text = Text("γ ")
     text.append(
-        f"{values['trained']:.3f} as trained, {values['before']:.3f} at the length, {after} with {plan.subject.method} "
-        f"(its fitted base); θ for γ {values['target']:g}: {values['theta_design']:,.0f}. "
+        f"{values['trained']:.3f} at the start, {values['before']:.3f} at the length"
+        f"{after if plan.subject is not plan.methods[0] else ''}; θ for γ {values['target']:g}: "
+        f"{values['theta_design']:,.0f}. "
     )
     text.append(f"{values['standing']}. Published planner: {published['verdict']}. See explain gamma.", "dim")
     return text

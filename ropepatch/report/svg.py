@@ -11,8 +11,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-WIDTH, HEIGHT = 640, 328
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 16, 16, 50
+WIDTH, HEIGHT = 640, 336
+_LEFT, _RIGHT, _TOP, _BOTTOM = 66, 16, 16, 58
 #: more points than this add nothing to a line of this width
 _POINTS = 512
 
@@ -28,10 +28,11 @@ class Series:
 
 @dataclass(frozen=True)
 class Level:
-    """A horizontal line with a name."""
+    """A horizontal line with a name, above it or below."""
 
     name: str
     value: float
+    below: bool = False
 
 
 def lines(
@@ -53,7 +54,7 @@ def lines(
     for level in levels:
         parts.append(_line(_LEFT, y(level.value), WIDTH - _RIGHT, y(level.value), "mark"))
         at, anchor = (_LEFT + 8, "start") if named_left else (WIDTH - _RIGHT - 4, "end")
-        parts.append(_text(at, y(level.value) - 5, level.name, anchor, "label"))
+        parts.append(_text(at, y(level.value) + (18 if level.below else -5), level.name, anchor, "label"))
     for item in series:
         step = max(1, len(item.values) // _POINTS)
         points = [f"{x(i):.1f},{y(v):.1f}" for i, v in enumerate(item.values) if v > 0 and i % step == 0]
@@ -65,7 +66,7 @@ def bars(title: str, about: str, values: Sequence[tuple[str, float, bool]]) -> s
     """A horizontal bar for each name; those that are marked stand out."""
     height = 24 * len(values) + 12
     top = max((value for _, value, _ in values), default=1.0) or 1.0
-    left, right = 130, 76
+    left, right = 144, 76
     parts = []
     for index, (name, value, marked) in enumerate(values):
         y = 8 + 24 * index

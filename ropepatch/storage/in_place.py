@@ -158,6 +158,17 @@ def _place(zone: Splice) -> tuple[int, int]:
     return zone.offset, len(zone.before)
 
 
+def check_writable(path: Path, plan: Plan) -> None:
+    """Open a file as :func:`apply` will.
+
+    Raises:
+        OSError: the system refuses: better before there is a journal than with one that nothing can undo.
+    """
+    if plan.kind in (OVERWRITE, RANGE, SHIFT):
+        with _opened(path, os.O_RDWR):
+            pass
+
+
 def apply(path: Path, plan: Plan, *, progress: files.Progress | None = None) -> None:
     """Carry ``plan`` out; the journal has to stand before.
 

@@ -57,6 +57,8 @@ def change(
             stack.enter_context(_locked(root / name))
         refuse_pending(journal)
         plans = [in_place.plan(root / name, splices, name) for name, splices in changes.items()]
+        for plan in plans:
+            in_place.check_writable(root / plan.name, plan)
         for name in changes:
             moving.forget(root / name)  # a record that an earlier change left behind belongs to no journal
         stack.callback(os.close, _write(journal, plans, kept))

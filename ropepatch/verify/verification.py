@@ -16,6 +16,7 @@ from ropepatch.verify.promise import FAILED, PASSED, WARNED, Check, outcome
 
 if TYPE_CHECKING:
     from ropepatch.checkpoint import Checkpoint
+    from ropepatch.runtime_methods import SelfExtend
     from ropepatch.verify.forward import Settings
     from ropepatch.verify.promise import Promise
 
@@ -123,6 +124,7 @@ def verify(
     layers: int | None = 2,
     limit: int | None = None,
     announce: Announce | None = None,
+    self_extend: SelfExtend | None = None,
 ) -> Verification:
     """Hold a checkpoint against what it promises, in its metadata and in a forward pass at far positions.
 
@@ -135,6 +137,7 @@ def verify(
         layers: how many to run; None means all.
         limit: bytes that the pass may take; default what the machine has free.
         announce: called with the memory estimate before anything is loaded.
+        self_extend: also run the checkpoint with Self-Extend, which no file says.
 
     Raises:
         InputError: the checkpoint cannot be run, or not within the memory.
@@ -147,7 +150,12 @@ def verify(
     other = base if base is None or isinstance(base, checkpoint.Checkpoint) else checkpoint.open_whole(base)
     chosen = engines.suitable(model) if engine == "auto" else engine
     settings = forward.Settings(engine=chosen, device=device, dtype=dtype, layers=layers)
-    return examine(model, other, promise.of(model, other), settings, limit=limit, announce=announce)
+    found = examine(model, other, promise.of(model, other), settings, limit=limit, announce=announce)
+    if self_extend is None:
+        return found
+    from ropepatch.verify import grouped
+
+    return dataclasses.replace(found, checks=(*found.checks, grouped.check(model, self_extend, settings)))
 
 
 def examine(

@@ -13,7 +13,7 @@ from gguf import GGUFEndian, GGUFReader, GGUFValueType, GGUFWriter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ropepatch.containers import gguf
+from ropepatch.containers import gguf, gguf_rewrite
 from ropepatch.errors import InputError
 from ropepatch.storage.files import write_spliced
 from ropepatch.storage.splice import Splice, invert
@@ -150,13 +150,13 @@ def test_splices_change_what_is_asked_and_nothing_else(folder: Path, data: st.Da
     old_keys, old_tensors = read(source)
     block = data.draw(st.sampled_from([0, 512, 4096]))
     old_header = gguf.scan(source)
-    splices = gguf.splices(old_header, keys, tensors, block=block)
+    splices = gguf_rewrite.splices(old_header, keys, tensors, block=block)
     for path in (target, back):
         path.unlink(missing_ok=True)
     write_spliced(source, target, splices)
 
     new_keys, new_tensors = read(target)
-    padding = new_keys.pop(gguf.PAD, None)
+    padding = new_keys.pop(gguf_rewrite.PAD, None)
     assert block or padding is None
     wanted = {k: v for k, v in {**old_keys, **keys}.items() if v is not None}
     assert comparable(new_keys) == comparable(wanted)
@@ -185,15 +185,15 @@ def test_the_padding_of_one_change_is_the_room_of_the_next(tmp_path: Path) -> No
     start = gguf.scan(path).data_offset
     for number, moved in enumerate((4096, 4096, 4096, 8192)):
         change = {f"new.{number}": ("STRING", "x" * 1300)}
-        splices = gguf.splices(gguf.scan(path), change, {}, block=4096)
+        splices = gguf_rewrite.splices(gguf.scan(path), change, {}, block=4096)
         write_spliced(path, path, splices, overwrite=True)
         assert gguf.scan(path).data_offset == start + moved
     delete = dict.fromkeys(f"new.{number}" for number in range(4))
-    write_spliced(path, path, gguf.splices(gguf.scan(path), delete, {}, block=4096), overwrite=True)
+    write_spliced(path, path, gguf_rewrite.splices(gguf.scan(path), delete, {}, block=4096), overwrite=True)
     assert gguf.scan(path).data_offset == start + 8192
-    write_spliced(path, path, gguf.splices(gguf.scan(path), {"one.more": ("UINT32", 1)}, {}), overwrite=True)
+    write_spliced(path, path, gguf_rewrite.splices(gguf.scan(path), {"one.more": ("UINT32", 1)}, {}), overwrite=True)
     assert gguf.scan(path).data_offset == start + 8192
-    assert set(read(path)[0]) == {"general.architecture", "one.more", gguf.PAD}
+    assert set(read(path)[0]) == {"general.architecture", "one.more", gguf_rewrite.PAD}
 
 
 @given(gguf_files())
@@ -202,7 +202,7 @@ def test_no_change_means_no_splice(folder: Path, content: GgufFile) -> None:
     header = gguf.scan(write(folder / "m.gguf", content))
     same = {name: value for name, value in content.keys.items() if value[0] != "ARRAY"}
     tensors = {name: header.read_f32(name) for name in header.tensors}
-    assert gguf.splices(header, {**same, "not.there": None}, tensors) == []
+    assert gguf_rewrite.splices(header, {**same, "not.there": None}, tensors) == []
 
 
 @pytest.mark.parametrize("endian", ["<", ">"])
@@ -219,7 +219,7 @@ def test_a_deletion_as_long_as_an_added_tensor_record_still_aligns(tmp_path: Pat
     assert header.infos_end == header.size
     assert header.data_offset > header.size
     factors = np.array([1, 2, 3, 4], np.float32)
-    splices = gguf.splices(header, {"x": None}, {"rope_freqs.weight": factors})
+    splices = gguf_rewrite.splices(header, {"x": None}, {"rope_freqs.weight": factors})
     write_spliced(path, tmp_path / "out.gguf", splices)
     np.testing.assert_array_equal(gguf.scan(tmp_path / "out.gguf").read_f32("rope_freqs.weight"), factors)
     np.testing.assert_array_equal(read(tmp_path / "out.gguf")[1]["rope_freqs.weight"], factors)
@@ -230,14 +230,14 @@ def test_the_alignment_is_not_changed(tmp_path: Path, value: tuple[str, Any] | N
     """Changing `general.alignment` would put every tensor at a wrong offset: refused."""
     path = write(tmp_path / "m.gguf", GgufFile({}, {"t.a": (3,), "t.b": (5,)}, alignment=32))
     with pytest.raises(InputError, match=r"general\.alignment"):
-        gguf.splices(gguf.scan(path), {"general.alignment": value}, {})
+        gguf_rewrite.splices(gguf.scan(path), {"general.alignment": value}, {})
 
 
 def test_tensors_keep_type_and_shape(tmp_path: Path) -> None:
     """A replacement of another shape is refused, since everything behind it would move."""
     path = write(tmp_path / "m.gguf", GgufFile({}, {"t.a": (3,)}))
     with pytest.raises(InputError, match=r"tensor t\.a is not F32 of shape \(4,\)"):
-        gguf.splices(gguf.scan(path), {}, {"t.a": np.ones(4, np.float32)})
+        gguf_rewrite.splices(gguf.scan(path), {}, {"t.a": np.ones(4, np.float32)})
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_values_that_do_not_fit_their_type_are_refused(tmp_path: Path, kind: str
     """A number outside its type's range is refused with the key's name, never wrapped round."""
     header = gguf.scan(write(tmp_path / "m.gguf", GgufFile({}, {})))
     with pytest.raises(InputError, match="does not fit the type"):
-        gguf.splices(header, {"llama.context_length": (kind, value)}, {})
+        gguf_rewrite.splices(header, {"llama.context_length": (kind, value)}, {})
 
 
 def test_a_long_array_is_not_read(tmp_path: Path) -> None:

@@ -10,125 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from ropepatch.containers import gguf
+from ropepatch.containers import gguf, gguf_rewrite
 from ropepatch.errors import InputError
+from tests.attacks.gguf_cases import ARCH, aligned
+from tests.attacks.gguf_cases import MALFORMED as CASES
 from tests.support import raw_gguf as raw
 from tests.support.raw_gguf import Parts
-
-ARCH = raw.key("general.architecture", raw.STRING, raw.text("llama"))
-HUGE = 1 << 63
-
-
-def aligned(value: bytes, kind: int = raw.U32) -> bytes:
-    """A `general.alignment` record."""
-    return raw.key("general.alignment", kind, value)
-
-
-CASES: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "not a GGUF file"),
-    "short": (b"GGUF" + bytes(8), "not a GGUF file"),
-    "other magic": (Parts(magic=b"GGML").build(), "not a GGUF file"),
-    "magic the wrong way round": (Parts(magic=b"FUGG").build(), "not a GGUF file"),
-    "version 0": (Parts(version=0).build(), "version 0 is not supported"),
-    "version 1": (Parts(version=1).build(), "version 1 is not supported"),
-    "version 4": (Parts(version=4).build(), "version 4 is not supported"),
-    "big-endian version 4": (Parts(version=4, endian=">").build(), "version 4 is not supported"),
-    "huge version": (Parts(version=0xFFFFFFFF).build(), "is not supported"),
-    "too many keys": (Parts([ARCH], key_count=1 << 62).build(), "declares 4611686018427387904 keys"),
-    "negative keys": (Parts([ARCH], key_count=-1).build(), "declares -1 keys"),
-    "too many tensors": (Parts([ARCH], tensor_count=1 << 62).build(), "and 4611686018427387904 tensors"),
-    "negative tensors": (Parts([ARCH], tensor_count=-2).build(), "and -2 tensors"),
-    "a few more keys than there are": (Parts([ARCH], key_count=2).build(), "offset|truncated"),
-    "empty key": (Parts([raw.key("", raw.U8, b"\1")]).build(), "is empty"),
-    "repeated key": (Parts([ARCH, ARCH]).build(), "'general.architecture' is repeated"),
-    "key longer than the file": (Parts([raw.text("k", length=HUGE - 1) + bytes(20)]).build(), "does not fit"),
-    "key longer than 64 KiB": (Parts([raw.key("k" * 65536, raw.U8, b"\1")]).build(), "does not fit"),
-    "unknown value type": (Parts([raw.key("k", 13, bytes(8))]).build(), "'k' has unknown value type 13"),
-    "negative value type": (Parts([raw.key("k", -1, bytes(8))]).build(), "unknown value type -1"),
-    "text longer than the file": (
-        Parts([raw.key("k", raw.STRING, raw.text("v", length=1000))]).build(),
-        "does not fit",
-    ),
-    "text of 2^63 bytes": (Parts([raw.key("k", raw.STRING, raw.text("v", length=HUGE))]).build(), "does not fit"),
-    "text of 2^64-1 bytes": (
-        Parts([raw.key("k", raw.STRING, raw.text("v", length=2**64 - 1))]).build(),
-        "does not fit",
-    ),
-    "array of 2^63 elements": (Parts([raw.key("k", raw.ARRAY, raw.array(raw.U8, HUGE))]).build(), "elements in"),
-    "array whose bytes overflow": (
-        Parts([raw.key("k", raw.ARRAY, raw.array(raw.U64, 1 << 61))]).build(),
-        "elements in",
-    ),
-    "array of texts, too many": (
-        Parts([raw.key("k", raw.ARRAY, raw.array(raw.STRING, 1 << 40))]).build(),
-        "elements in",
-    ),
-    "array of texts, one too long": (
-        Parts([raw.key("k", raw.ARRAY, raw.array(raw.STRING, 1, raw.text("v", length=HUGE)))]).build(),
-        "leaves the file",
-    ),
-    "array of texts that wraps round": (
-        Parts(
-            [raw.key("k", raw.ARRAY, raw.array(raw.STRING, 2, raw.text("v", length=2**64 - 8) + raw.text("w")))]
-        ).build(),
-        "leaves the file",
-    ),
-    "nested array": (
-        Parts([raw.key("k", raw.ARRAY, raw.array(raw.ARRAY, 1, raw.array(raw.U8, 1, b"\1")))]).build(),
-        "array of ARRAY, which loaders reject",
-    ),
-    "array of unknown type": (Parts([raw.key("k", raw.ARRAY, raw.array(99, 1, bytes(8)))]).build(), "array of 99"),
-    "alignment 0": (Parts([aligned(raw.u32(0))]).build(), "alignment 0 is not a power of two"),
-    "alignment 48": (Parts([aligned(raw.u32(48))]).build(), "alignment 48 is not a power of two"),
-    "alignment as u64": (Parts([aligned(struct.pack("<Q", 32), raw.U64)]).build(), "alignment is not a UINT32"),
-    "alignment as text": (Parts([aligned(raw.text("32"), raw.STRING)]).build(), "alignment is not a UINT32"),
-    "alignment beyond the file": (
-        Parts([aligned(raw.u32(1 << 31))], [raw.tensor("t", [1])], bytes(32)).build(),
-        "truncated",
-    ),
-    "tensor name of 64 bytes": (Parts([ARCH], [raw.tensor("t" * 64, [1])], bytes(32)).build(), "does not fit"),
-    "repeated tensor": (
-        Parts([ARCH], [raw.tensor("t", [1]), raw.tensor("t", [1], offset=32)], bytes(64)).build(),
-        "'t' is repeated",
-    ),
-    "five dimensions": (Parts([ARCH], [raw.tensor("t", [1] * 5)], bytes(32)).build(), "'t' has 5 dimensions"),
-    "2^32-1 dimensions": (
-        Parts([ARCH], [raw.text("t") + raw.u32(2**32 - 1) + bytes(40)], bytes(32)).build(),
-        "has 4294967295 dimensions",
-    ),
-    "negative dimension": (Parts([ARCH], [raw.tensor("t", [-4])], bytes(32)).build(), "negative dimension"),
-    "two negative dimensions": (Parts([ARCH], [raw.tensor("t", [-4, -4])], bytes(64)).build(), "negative dimension"),
-    "elements overflow": (Parts([ARCH], [raw.tensor("t", [1 << 32, 1 << 32])], bytes(32)).build(), "impossible shape"),
-    "elements overflow to zero": (
-        Parts([ARCH], [raw.tensor("t", [1 << 62, 4, 4, 4])], bytes(32)).build(),
-        "impossible shape",
-    ),
-    "bytes overflow": (Parts([ARCH], [raw.tensor("t", [1 << 62])], bytes(32)).build(), "truncated"),
-    "row no multiple of the block": (
-        Parts([ARCH], [raw.tensor("t", [33], kind=8)], bytes(64)).build(),
-        "impossible shape",
-    ),
-    "unknown tensor type": (Parts([ARCH], [raw.tensor("t", [1], kind=1000)], bytes(32)).build(), "unknown type 1000"),
-    "first offset not zero": (
-        Parts([ARCH], [raw.tensor("t", [1], offset=32)], bytes(64)).build(),
-        "data offset 32, not 0",
-    ),
-    "gap between tensors": (
-        Parts([ARCH], [raw.tensor("a", [1]), raw.tensor("b", [1], offset=64)], bytes(96)).build(),
-        "data offset 64, not 32",
-    ),
-    "tensors overlap": (
-        Parts([ARCH], [raw.tensor("a", [64]), raw.tensor("b", [1], offset=32)], bytes(512)).build(),
-        "data offset 32, not 256",
-    ),
-    "tensors out of order": (
-        Parts([ARCH], [raw.tensor("a", [1], offset=32), raw.tensor("b", [1])], bytes(64)).build(),
-        "data offset 32, not 0",
-    ),
-    "offset of 2^64-32": (Parts([ARCH], [raw.tensor("a", [1], offset=2**64 - 32)], bytes(64)).build(), "data offset"),
-    "data cut by one byte": (Parts([ARCH], [raw.tensor("t", [8])], bytes(31)).build(), "truncated"),
-    "no data at all": (Parts([ARCH], [raw.tensor("t", [8])]).build(), "truncated"),
-}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -196,7 +83,7 @@ def test_invalid_utf8_does_not_stop_the_scan(tmp_path: Path) -> None:
     path.write_bytes(Parts([ARCH, raw.key("v", raw.STRING, raw.text(b"\xff\xfe")), odd]).build())
     header = gguf.scan(path)
     assert header.get("k\udcff\udcfe") == 5
-    splices = gguf.splices(header, {"k\udcff\udcfe": ("UINT32", 6)}, {})
+    splices = gguf_rewrite.splices(header, {"k\udcff\udcfe": ("UINT32", 6)}, {})
     assert len(splices) == 1
     assert splices[0].after.startswith(raw.text(b"k\xff\xfe"))
 

@@ -46,6 +46,13 @@ def test_published_planner(
         assert found.gamma_naive == pytest.approx(naive, abs=6e-4)
 
 
+@pytest.mark.parametrize(("target", "needed"), [(8192, 17377.7), (32768, 69511.0), (131072, 278043.9)])
+def test_base_that_the_planner_asks_for(target: int, needed: float) -> None:
+    """The planner's base is 2.1213 times the new length, whatever the model: its reference target is a γ of 0.5."""
+    for theta in (1e4, 5e5):
+        assert gamma.published(4096, theta, target).theta_needed == pytest.approx(needed, rel=1e-4)
+
+
 def test_automatic_type() -> None:
     """Below a factor of 2 the planner takes linear, from 2 on YaRN."""
     assert gamma.published(4096, 1e4, 8000).rope_type == "linear"

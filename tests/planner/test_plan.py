@@ -161,6 +161,15 @@ def test_only_sliding_layers_rotate(tmp_path: Path) -> None:
     assert len(plan.methods) == 1
 
 
+def test_every_layer_slides(tmp_path: Path) -> None:
+    """Where every layer has a window, the plan says that an engine which keeps to it meets no farther distance."""
+    config = {**LLAMA3_8B, "model_type": "mistral", "sliding_window": 4096, "max_position_embeddings": 32768}
+    plan = checked(ropepatch.plan(at(tmp_path, config), 65536))
+
+    assert rules(plan)["window"] == "USABLE-WITH-CARE"
+    assert "window" not in rules(ropepatch.plan(at(tmp_path, config), 32768))
+
+
 def test_declared_without_scaling(tmp_path: Path) -> None:
     """An original context below the declared one, with no scaling in force, is where the plan starts."""
     config = {**LLAMA2_7B, "max_position_embeddings": 16384, "original_max_position_embeddings": 4096}

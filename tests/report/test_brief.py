@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -76,7 +77,8 @@ def test_both_forms_say_the_same(tmp_path: Path) -> None:
     page, text = parsed(brief.written(plan, html=True)).text, brief.written(plan, html=False).replace("\\", "")
 
     assert plan.command is not None
-    for part in (plan.verdict, plan.command, *(reason.text for reason in plan.reasons), "32 GiB", "2309.00071",
+    for part in ("Proposed: yarn, 16 times the 4,096", plan.verdict, plan.command,
+                 *(reason.text for reason in plan.reasons), "32 GiB", "2309.00071",
                  f"ropepatch revert {tmp_path / 'm-yarn-16x'}", "--metric-percentiles 50,90,95,99"):  # fmt: skip
         assert part in page, part
         assert part in text, part
@@ -101,6 +103,30 @@ def test_audit_command_is_one(tmp_path: Path) -> None:
 
     assert given["ref"] == str(tmp_path)
     assert (given["methods"], given["factors"]) == (("yarn",), ("4",))
+
+
+def test_commands_run_as_printed(tmp_path: Path) -> None:
+    """The change and the way back of a brief, pasted into a shell, lead to the file that was there before."""
+    shutil.copytree(ROOT / "fixtures" / "tiny-llama", tmp_path / "model")
+    ended = run("plan", "model", "--length", 8192, "--brief", "b.md", cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    lines = (tmp_path / "b.md").read_text("utf-8").splitlines()
+    for verb in ("apply", "revert"):
+        words = shlex.split(next(line for line in lines if line.startswith(f"ropepatch {verb} ")))
+        ended = run(*words[1:], cwd=tmp_path)
+        assert ended.code == 0, ended.err
+
+    before, after = (tmp_path / name / "config.json" for name in ("model", "model-yarn-4x-reverted"))
+    assert after.read_bytes() == before.read_bytes()
+
+
+def test_wide_tables_name_their_cells(tmp_path: Path) -> None:
+    """Where a screen has no room for columns, each cell of a wide table says what it is."""
+    text = brief.written(ropepatch.plan(llama(tmp_path), 16384), html=True)
+
+    assert '<td data-label="never trained">16.3%</td>' in text
+    assert text.count('class="wide"') == 4
+    assert "attr(data-label)" in text
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:

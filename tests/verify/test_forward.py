@@ -16,7 +16,7 @@ import torch
 import ropepatch
 from ropepatch import schemas
 from ropepatch.cli import main
-from ropepatch.containers import gguf
+from ropepatch.containers import gguf, gguf_rewrite
 from ropepatch.verify import forward, probes, promise, shape, surroundings
 from ropepatch.verify.promise import Check
 from ropepatch.verify.verification import Verification
@@ -41,7 +41,7 @@ def set_key(path: Path, key: str, value: Any) -> None:
     """Overwrite a value of a GGUF where it stands."""
     header = gguf.scan(path)
     record = header.keys[key]
-    new = gguf.encode_key(header, key, gguf.TYPE_NAMES[record.type], value)
+    new = gguf_rewrite.encode_key(header, key, gguf.TYPE_NAMES[record.type], value)
     assert len(new) == record.end - record.start
     data = bytearray(path.read_bytes())
     data[record.start : record.end] = new
