@@ -253,7 +253,7 @@ def _correlated(
     bases = [m for m in methods if m.split()[0] in BASE_CHANGES]
     among = results(setup, scores, predicted, bases, seeds) if len(bases) >= 4 else []
     return [
-        gamma_words.answer(every, len(methods)),
+        gamma_words.answer(every, len(methods), among, len(bases)),
         "## What goes with what\n",
         gamma_words.method_of_analysis(len(methods), len(setup.factors), len(seeds)),
         _correlations(setup, every),

@@ -35,14 +35,14 @@ is the same correlation with the log-probability of the answers, which does not 
 """
 
 
-def answer(found: Sequence[Result], methods: int) -> str:
-    """Which predict and which do not."""
+def answer(found: Sequence[Result], methods: int, among: Sequence[Result], bases: int) -> str:
+    """Which predict and which do not; ``among`` are the results over ``bases`` changes of nothing but the base."""
     by: dict[str, list[Result]] = {}
     for item in found:
         by.setdefault(item.judgement, []).append(item)
     lines = []
     if predicting := sorted(by.get("predicts", ()), key=lambda item: -abs(item.share.within or 0)):
-        lines.append(f"* **Predict the order of methods here**: {_named(predicting)}.")
+        lines.append(f"* **Predict the order of methods here**: {_named(predicting, p=True)}.")
     else:
         lines.append("* **Nothing that was tested predicts the order of methods here.**")
     if against := by.get("opposite"):
@@ -57,12 +57,14 @@ def answer(found: Sequence[Result], methods: int) -> str:
             f"* **Not shown either way**: {_named(unclear)}. With {methods} methods a rho below about "
             f"{ranks.detectable(methods):.2f} passes as chance even before the correction for their number."
         )
-    lines += ["", _gamma(found), "", _OURS]
+    lines += ["", _gamma(found) + _gamma_of_bases(among, bases), "", _OURS]
     return "\n".join([*lines, ""])
 
 
-def _named(items: Sequence[Result]) -> str:
-    return ", ".join(f"{item.predictor.name} ({item.share.within or 0:+.2f})" for item in items)
+def _named(items: Sequence[Result], *, p: bool = False) -> str:
+    return ", ".join(
+        f"{item.predictor.name} ({item.share.within or 0:+.2f}{f', p {item.p:.4f}' if p else ''})" for item in items
+    )
 
 
 def _gamma(found: Sequence[Result]) -> str:
@@ -84,6 +86,16 @@ def _gamma(found: Sequence[Result]) -> str:
         f"{ahead} the best of the geometry, {rival.predictor.name} with {strength(rival):+.2f}; it {state} "
         f"the order of methods. Their intervals "
         f"{'overlap' if _overlap(law, rival) else 'do not overlap'}."
+    )
+
+
+def _gamma_of_bases(among: Sequence[Result], bases: int) -> str:
+    law = next((item for item in among if item.predictor.key == "gamma_fitted"), None)
+    if law is None or law.share.within is None:
+        return ""
+    return (
+        f" Where nothing but the base changes (n = {bases}) it reaches {law.share.within:+.2f}, as the base itself "
+        "does: see below."
     )
 
 

@@ -3,7 +3,7 @@
     nice -n 10 python benchmarks/search_experiment.py [--output FILE] [--budget N] [--samples N]
 
 Searches at 4 and 8 times the trained context in both spaces, applies what was found, and measures it beside YaRN,
-MrRoPE-Pro and Self-Extend on needles that no search saw. One thread, fixed seeds; about eight CPU minutes. Needs torch,
+MrRoPE-Pro and Self-Extend on needles that no search saw. One thread, fixed seeds; about five CPU minutes. Needs torch,
 transformers and xllamacpp.
 """
 

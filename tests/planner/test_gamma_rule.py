@@ -137,7 +137,7 @@ def test_gamma_may_win(predicted: tuple[Any, Any]) -> None:
     """Were γ of the fitted base what decides, the page would say so."""
     page = page_of(predicted, lambda p: p.gamma_fitted)
 
-    assert "γ fitted (+1.00)" in line_of(page, "**Predict")
+    assert "γ fitted (+1.00" in line_of(page, "**Predict")
     assert "is shown to predict" in " ".join(page.split())
 
 
