@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,6 +35,15 @@ def device_name(device: str) -> str:
     import torch
 
     return f"cuda ({torch.cuda.get_device_name()})"
+
+
+def spare(device: str) -> int:
+    """Bytes of weights that may be held on a device: half of what a card has free, any number elsewhere."""
+    if device != "cuda":
+        return sys.maxsize
+    import torch
+
+    return int(torch.cuda.mem_get_info()[0]) // 2
 
 
 @contextlib.contextmanager

@@ -181,12 +181,13 @@ def examine(
         InputError: the checkpoint cannot be run, or not within the memory.
         UsageError: an engine is not installed, or a device not there.
     """
-    from ropepatch.verify import engines, forward, promise
+    from ropepatch.verify import engines, forward, promise, surroundings
 
     memory = affordable(model, promised, settings, limit, announce)
     engines.require(settings.engine)
     if memory:
-        settings = dataclasses.replace(settings, hold=memory["held_weights"])
+        held = min(memory["held_weights"], surroundings.spare(engines.device_of(settings.device)))
+        settings = dataclasses.replace(settings, hold=held)
     static = promise.checks(model, promised)
     passed, environment = forward.run(model, base, promised, settings)
     return Verification(
