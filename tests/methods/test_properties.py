@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from ropepatch import methods
@@ -88,7 +88,10 @@ def test_the_methods_that_may_speed_a_pair_up() -> None:
 @given(cases(accept=lambda kind: kind.slows_long_pairs, lowest_slow=1.0))
 def test_pairs_that_never_completed_a_turn_are_slowed_by_the_factor(case: Case) -> None:
     """Every pair whose wavelength exceeds the trained context is slowed by at least s, where the method promises it."""
-    long_pairs = rotations(case.rope, case.original) < 1
+    turns = rotations(case.rope, case.original)
+    # Upstream clips the ramp to pair 0: where no pair turns often enough, YaRN leaves all of them alone.
+    assume(case.method.name != "yarn" or turns[0] >= getattr(case.method, "beta_slow", 0.0))
+    long_pairs = turns < 1
     result = case.method.apply(case.rope, 2 * case.original).inv_freq
     assert np.all(result[long_pairs] * case.factor <= case.rope.inv_freq[long_pairs] * (1 + 1e-9))
 

@@ -80,6 +80,10 @@ def ropepatch(*arguments: object, cwd: Path | None = None, env: dict[str, str] |
     return Ended(done.returncode, done.stdout, done.stderr)
 
 
+#: what would change an output, or keep a command from asking the test Hub
+_UNSET = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "HF_HUB_OFFLINE")
+
+
 def _surroundings() -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")}
+    kept = {k: v for k, v in os.environ.items() if k not in _UNSET}
     return {**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}

@@ -21,7 +21,12 @@ class Shell:
     """A running process; a command is answered before the next is taken."""
 
     def __init__(self, env: dict[str, str]) -> None:
-        surroundings = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", **env}
+        surroundings = {
+            **{k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE"},
+            "PYTHONPATH": str(ROOT),
+            "COLUMNS": "100",
+            **env,
+        }
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.shell"],
             cwd=ROOT,
