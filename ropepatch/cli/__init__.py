@@ -12,6 +12,9 @@ import click
 
 from ropepatch._version import __version__
 
+# No matrix here is large enough for OpenBLAS's threads, and each of them costs at the start.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 #: in the order of the help; each is a module here that holds `command`
 COMMANDS = (
     "inspect",
