@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -193,6 +195,8 @@ def finish(
     target = source if in_place else source.renamed(Path(output) if output else writer.default_output(patch))
     if overlay:
         target = overlays.target(Path(output) if output else writer.default_output(patch))
+    ahead = threading.Thread(target=_load_ahead, args=(out, patch, verify))
+    ahead.start()
     with out.progress("writing and checking") as progress:
         manifest = patch.write(
             None if in_place else target.anchor,
@@ -226,6 +230,17 @@ def finish(
     else:
         _show_written(out, patch, manifest, target.anchor, target.manifest, signature)
         tell(out, findings, target.anchor)
+
+
+def _load_ahead(out: Output, patch: Patch, verify: str) -> None:
+    """Import what checking and telling need while the bytes move: the kernel does that, and Python only waits."""
+    with contextlib.suppress(ImportError):  # whoever needs it says so better
+        if verify != "none" and patch.after.source.format == "gguf":
+            import gguf  # noqa: F401
+        if not (out.json or out.quiet):
+            from rich import console  # noqa: F401
+
+            from ropepatch.report import launching, tables  # noqa: F401
 
 
 def _signed(target: Path, key: str | None, progress: Any, *, again: bool) -> Path | None:
