@@ -73,7 +73,7 @@ _EXAMPLES = examples(
     "--force", is_flag=True, help="Patch layers that a longer context does not reach; write what an engine refuses."
 )
 @click.option("--from", "listed", metavar="LIST", help="Patch every ref of a file (one a line), or of - for stdin.")
-@click.option("--all", "every", is_flag=True, help="REF is a folder: patch every GGUF file in it.")
+@click.option("--all", "every", is_flag=True, help="REF is a folder or repository: patch every GGUF file in it.")
 @click.option(
     "--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="With --from or --all: at a time."
 )

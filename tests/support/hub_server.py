@@ -24,6 +24,9 @@ from tests.support.hub_store import Entry, Repo, Store, blob_oid
 #: token to user; a reader's token may not write
 TOKENS = {"hf_testwriter0000000000000000000001": "org", "hf_testreader0000000000000000000002": "reader"}
 WRITER, READER = TOKENS
+#: what a job proves itself with, and the token that it gets for its identity
+JOB, EXCHANGED = "job-request-token", "hf_jwt_test0000000000000000000000003"
+TOKENS[EXCHANGED] = "org"
 
 
 @dataclass(frozen=True)
@@ -248,6 +251,24 @@ class _Handler(BaseHTTPRequestHandler):
         if self._user is None:
             raise Refused(401, "Invalid credentials in Authorization header")
         self._json({"type": "user", "name": self._user, "orgs": [], "auth": {"type": "access_token"}})
+
+    def id_token(self) -> None:
+        """What GitHub gives a job that may have an identity: a token for an audience."""
+        if self.headers.get("Authorization") != f"Bearer {JOB}":
+            raise Refused(401, "not a job that may ask for an identity")
+        self._json({"value": f"job for {self.query['audience'][0]}"})
+
+    def exchange(self) -> None:
+        """A job's identity for a short-lived token that may write to one repository (RFC 8693)."""
+        asked = json.loads(self._body())
+        wanted = {
+            "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
+            "subject_token_type": "urn:ietf:params:oauth:token-type:id_token",
+            "subject_token": f"job for {self.hub.endpoint}",
+        }
+        if {name: asked.get(name) for name in wanted} != wanted or asked.get("resource") not in self.hub.store.repos:
+            raise Refused(400, "no trusted publisher")
+        self._json({"access_token": EXCHANGED, "token_type": "bearer", "expires_in": 3600})
 
     def info(self, repo: str, rev: str = "main") -> None:
         """What is known of a repository at a revision."""
@@ -481,6 +502,8 @@ class _Handler(BaseHTTPRequestHandler):
 _R = r"(?P<repo>[^/]+/[^/]+)"
 _ROUTES: tuple[tuple[str, str, Callable[..., None]], ...] = (
     ("GET", r"/api/whoami-v2", _Handler.whoami),
+    ("GET", r"/ci/id-token", _Handler.id_token),
+    ("POST", r"/oauth/token", _Handler.exchange),
     ("GET HEAD", rf"/api/models/{_R}", _Handler.info),
     ("GET HEAD", rf"/api/models/{_R}/revision/(?P<rev>[^/]+)", _Handler.info),
     ("GET", rf"/api/models/{_R}/tree/(?P<rev>[^/]+)(?P<path>/.*)?", _Handler.tree),
