@@ -343,6 +343,8 @@ def revert(
         CheckFailed: what was restored has another sha256 than the input had.
     """
     _refuse_unsynced(in_place, sync)
+    from ropepatch.verify.verification import record_path as evidence_path
+
     ref = Path(ref)
     if not ref.exists():
         raise InputError("no such file or directory", where=str(ref))
@@ -362,6 +364,7 @@ def revert(
         with journal.change(patched.journal, changes, [patched.manifest.name], progress):
             _check_restored(patched, patched, record, changes)
             _restore_manifest(patched.manifest, record)
+        evidence_path(patched.anchor).unlink(missing_ok=True)  # it speaks of what is not there any more
         return patched.anchor
     target = patched.renamed(Path(output) if output else patched.default("reverted"))
     target.refuse_existing()

@@ -87,7 +87,10 @@ class Alphabet:
         pool = np.arange(first, last) if among is None else np.array([i for i in among if i < vocabulary], np.int64)
         ids = np.random.default_rng(seed).permutation(pool)[:512]
         if ids.size < 128:
-            raise UsageError(f"a vocabulary of {vocabulary} tokens needs an --alphabet")
+            raise UsageError(
+                f"a vocabulary of {vocabulary} tokens needs an --alphabet",
+                hint="which ids to use, for example bos=0,filler=1-40,key=41-72,value=73-136",
+            )
         part = ids.size // 4
         pools = [tuple(int(i) for i in ids[a : a + part]) for a in (0, part, 2 * part)]
         return cls(bos, *pools)

@@ -107,8 +107,8 @@ class Program(click.Group):
 def main() -> None:
     """Read, explain, rewrite and prove the RoPE of a checkpoint.
 
-    REF is a .gguf, a .safetensors, a config.json, a params.json, or a folder that holds one. No command changes its
-    input unless --in-place is given.
+    REF is a .gguf, a .safetensors, a config.json, a params.json, a folder that holds one, or hf://org/repo on the Hub
+    (hf://org/repo@revision/file). No command changes its input unless --in-place is given.
 
     \b
     Examples:

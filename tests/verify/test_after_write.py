@@ -72,6 +72,18 @@ def test_overlay_and_in_place(base: Path, base_gguf: Path) -> None:
     assert statement(base / "ropepatch-verify.json")["predicate"]["failedTests"] == []
 
 
+def test_undone_in_place(base_gguf: Path) -> None:
+    """Undoing a change in place takes its statement with it: nothing in it is true of the restored file."""
+    original = base_gguf.read_bytes()
+    ropepatch.open(base_gguf).patch("yarn", 4).write(in_place=True, verify="forward")
+    assert base_gguf.with_name("base.ropepatch-verify.json").exists()
+
+    ropepatch.revert(base_gguf, in_place=True)
+
+    assert base_gguf.read_bytes() == original
+    assert [path.name for path in base_gguf.parent.glob("base*.json")] == []
+
+
 def test_failed_pass_leaves_nothing(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A checkpoint that does not compute is not kept: exit code 1, and the folder is as before."""
     poison(base)
