@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,13 @@ def row(*cells: object) -> str:
 def rule(columns: int) -> str:
     """The line below a table's head."""
     return row(*["---"] * columns)
+
+
+def tell_stale(name: str, before: str, after: str) -> None:
+    """Say that a page is stale, and the first lines in which."""
+    print(f"{name} is stale: run `make docs` and commit it", file=sys.stderr)
+    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), name, "now", lineterm="", n=0)
+    print(*list(lines)[:20], sep="\n", file=sys.stderr)
 
 
 def run(name: str, make: Callable[[], str], source: str) -> int:
@@ -37,8 +45,9 @@ def run(name: str, make: Callable[[], str], source: str) -> int:
         target.write_text(text, encoding="utf-8")
         print(f"wrote {name}")
         return 0
-    if not target.is_file() or target.read_text(encoding="utf-8") != text:
-        print(f"{name} is stale: run `make docs` and commit it", file=sys.stderr)
+    before = target.read_text(encoding="utf-8") if target.is_file() else ""
+    if before != text:
+        tell_stale(name, before, text)
         return 1
     print(f"{name} matches {source}")
     return 0

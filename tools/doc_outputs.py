@@ -20,6 +20,8 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import _page
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "docs/guide.md", "docs/manifest.md", "docs/publish.md")
 WIDTH = 80
@@ -165,7 +167,7 @@ def main() -> int:
             print(f"wrote {name}")
         elif VARIES.sub("gguf", before) != VARIES.sub("gguf", after):
             stale.append(name)
-            print(f"{name} shows other outputs than its commands have: run `make docs` and commit it", file=sys.stderr)
+            _page.tell_stale(name, VARIES.sub("gguf", before), VARIES.sub("gguf", after))
         else:
             print(f"{name} shows what its commands print")
     return 1 if stale else 0
