@@ -65,6 +65,7 @@ def read_gguf(data: bytes) -> None:
         except RopepatchError:
             return
         for block in (0, 4096):
+            path.write_bytes(data)  # the splices are made from the bytes that were scanned
             changes = gguf_rewrite.splices(header, {"fuzz.new": ("STRING", "text"), "k": None}, {}, block=block)
             path.write_bytes(_spliced(data, changes))
             again = gguf.scan(path)
