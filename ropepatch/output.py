@@ -361,10 +361,11 @@ def revert(
         raise InputError(f"the manifest speaks of {', '.join(sorted(unknown))}", where=str(patched.manifest))
     _check_still_the_output(patched, record)
     if in_place:
-        with journal.change(patched.journal, changes, [patched.manifest.name], progress):
+        statement = evidence_path(patched.anchor)
+        with journal.change(patched.journal, changes, [patched.manifest.name, statement.name], progress):
             _check_restored(patched, patched, record, changes)
             _restore_manifest(patched.manifest, record)
-        evidence_path(patched.anchor).unlink(missing_ok=True)  # it speaks of what is not there any more
+            statement.unlink(missing_ok=True)  # it speaks of what is not there any more
         return patched.anchor
     target = patched.renamed(Path(output) if output else patched.default("reverted"))
     target.refuse_existing()
