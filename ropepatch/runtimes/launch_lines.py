@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
+from ropepatch.bundle import stem_of
+from ropepatch.runtimes import llama_cpp
 from ropepatch.runtimes.base import Prediction
 
 
@@ -128,20 +132,21 @@ def _tgi(order: Order, predicted: Mapping[str, Prediction]) -> Launch:
 def _llama_server(order: Order, predicted: Mapping[str, Prediction]) -> Launch:
     command = f"llama-server -m {order.quoted} -c {order.length}"
     avoid: tuple[str, ...] = ("--rope-scaling, --rope-scale, --rope-freq-base: flags win over what the file says",)
+    notes = notes_of(predicted)
     if order.magnitude:
         command += " --no-context-shift"
-        shifts = (
-            "--context-shift, --cache-reuse, --grp-attn-n: a shift multiplies the cached keys by the magnitude again"
-        )
+        shifts = "--context-shift, --cache-reuse, --grp-attn-n: cached keys get the attention factor a second time"
         avoid = (*avoid, shifts)
-    return Launch("llama.cpp", command, avoid, notes_of(predicted))
+        notes = tuple(note for note in notes if note != llama_cpp.SHIFTS)
+    return Launch("llama.cpp", command, avoid, notes)
 
 
 def _ollama(order: Order, predicted: Mapping[str, Prediction]) -> Launch:
     served = min(order.length, order.context or order.length)
     # a bare name would be looked up among Ollama's own models
     path = order.ref if "/" in order.ref else f"./{order.ref}"
-    text = f"FROM {path}\nPARAMETER num_ctx {served}"
+    name = re.sub(r"[^a-z0-9._-]+", "-", stem_of(PurePath(order.ref).name).lower()).strip("-") or "model"
+    text = f"# Modelfile, for: ollama create {name} -f Modelfile\nFROM {path}\nPARAMETER num_ctx {served}"
     avoid = ("LLAMA_ARG_ROPE_* and LLAMA_ARG_YARN_* in its environment: they reach llama-server and win over the file",)
     return Launch("ollama", text, avoid, notes_of(predicted))
 

@@ -16,7 +16,8 @@ from ropepatch.runtimes.llama_cpp_table import ARCHITECTURES, Row
 BEHAVIOURS = (Behaviour((0,), "since December 2025", (0, 6, 0)),)
 #: a context is allocated in multiples of this many tokens
 PADDING = 256
-_MAGNITUDE = "the magnitude is not 1: context shift, cache reuse and self-extend would apply it to the keys again"
+#: what a context with an attention factor must not do
+SHIFTS = "a context shift, cache reuse or self-extend multiplies the cached keys by the attention factor again"
 
 
 def reads(architecture: str) -> Row | None:
@@ -71,7 +72,7 @@ class LlamaCpp:
         scale = result.attention_scale
         notes: list[str] = []
         if not math.isclose(scale, 1.0, rel_tol=1e-9):
-            notes.append(_MAGNITUDE)
+            notes.append(SHIFTS)
         switched = any(isinstance(stage, (LongRope, Factors)) and not stage.static for stage in stages(group.scaling))
         if switched:
             notes.append(f"one list for all sequences, chosen by the allocated context ({allocated} tokens)")
