@@ -113,6 +113,7 @@ conformance: $(TEST)
 	$(CONFORMANCE)/bin/python -m pytest tests/conformance/optional tests/runtimes/test_live.py
 
 picture: $(TEST)
+	rm -f docs/images/audit.png
 	$(BIN)/ropepatch $(PICTURE) --png docs/images/audit.png
 
 # atheris, which has no wheel for every Python, is asked for but not insisted on: without it hypothesis does the work.
