@@ -182,7 +182,7 @@ def _show(out: Output, result: Audit) -> None:
         found = [cell for cell in result.cells if cell["status"] == status]
         if found:
             out.note(f"{len(found)} cells: {status}: {found[0]['why']}", "warning")
-    out.line(CAVEAT)
+    out.sentence(CAVEAT)
     if result.interrupted:
         out.note("interrupted; this is what there was", "warning")
 
