@@ -18,7 +18,6 @@ from ropepatch.dialects.gguf import GgufDialect
 from ropepatch.dialects.hf_config import HfDialect
 from ropepatch.doctor import fixing, gguf_view, scope
 from ropepatch.doctor.base import RULES, SEVERITIES, Finding, Hit, Rule
-from ropepatch.doctor.files import edited
 from ropepatch.doctor.rules import load
 from ropepatch.doctor.subject import Subject
 from ropepatch.errors import RopepatchError, UsageError

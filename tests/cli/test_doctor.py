@@ -142,7 +142,7 @@ def test_nothing_to_fix(tmp_path: Path) -> None:
         (["--for", ""], "no runtime is named"),
         (["-o", "out"], "--output goes with --fix"),
         (["--in-place"], "--in-place goes with --fix"),
-        (["--length", "0"], "0 is not in the range"),
+        (["--length", "0"], "less than one token"),
     ],
 )
 def test_usage(arguments: list[str], said: str, card: Path) -> None:
