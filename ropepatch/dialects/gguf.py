@@ -24,9 +24,8 @@ from ropepatch.methods.plain import NoScaling
 from ropepatch.methods.stack import Stack
 from ropepatch.methods.yarn import Yarn
 from ropepatch.profile import RopeGroup, RopeProfile, Source
-from ropepatch.runtimes import llama_cpp, llama_cpp_keys
-from ropepatch.runtimes.llama_cpp_table import FREQS, LONG, SHORT, Row
-from ropepatch.runtimes.ollama import ARCHITECTURES
+from ropepatch.runtimes import llama_cpp_keys
+from ropepatch.runtimes.llama_cpp_table import FREQS, LONG, SHORT, Row, reads
 
 if TYPE_CHECKING:
     from ropepatch.dialects.base import Lowering
@@ -112,7 +111,7 @@ class GgufDialect:
             InputError: the architecture is unknown.
             NoRope: it has no rotary embedding.
         """
-        row = llama_cpp.reads(ARCHITECTURES.get(self.architecture, self.architecture))
+        row = reads(self.architecture)
         if row is None:
             raise InputError(
                 f"architecture {self.architecture!r} is not one that llama.cpp loads",
@@ -188,7 +187,7 @@ class GgufDialect:
         names = all(self.key(name) == native.key(name) for name in ALIASES)
         if not self.translated or (names and self._sections() in (None, 4)):
             return {}
-        return {llama_cpp.LlamaCpp.name: native.lift(ref)}
+        return {"llama.cpp": native.lift(ref)}
 
     def _group(self, row: Row, notes: list[str]) -> RopeGroup:
         head = self.number("attention.key_length")

@@ -225,7 +225,7 @@ def readings(
     reference = profile_frequencies(profile, length)
     found, _ = comparison.outcomes(profile, config, length, None, where)
     same, differing = [], {}
-    for name in runtimes.NAMES:
+    for name in runtimes.names():
         row = comparison.row_of(name, found[name], reference)
         if row.status == "same":
             same.append(name)
