@@ -17,10 +17,11 @@ from ropepatch.dialects import gguf_magnitude as magnitude
 from ropepatch.dialects import gguf_sliding
 from ropepatch.errors import InputError, NoRope
 from ropepatch.methods.base import Method, ParameterError
-from ropepatch.methods.by_parts import Llama3
+from ropepatch.methods.factors import Factors
 from ropepatch.methods.linear import Linear
-from ropepatch.methods.longrope import Factors, LongRope
-from ropepatch.methods.plain import NoScaling
+from ropepatch.methods.llama3 import Llama3
+from ropepatch.methods.longrope import LongRope
+from ropepatch.methods.none import NoScaling
 from ropepatch.methods.stack import Stack
 from ropepatch.methods.yarn import Yarn
 from ropepatch.profile import RopeGroup, RopeProfile, Source

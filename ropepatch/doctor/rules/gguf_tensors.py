@@ -8,7 +8,7 @@ from ropepatch.doctor.base import Hit, rule
 from ropepatch.doctor.gguf_view import F32
 from ropepatch.doctor.rules.longrope import usual_magnitude
 from ropepatch.doctor.subject import Subject
-from ropepatch.methods.by_parts import Llama3
+from ropepatch.methods.llama3 import Llama3
 from ropepatch.methods.stack import Stack, stages
 from ropepatch.runtimes.llama_cpp_table import FREQS, LONG, SHORT
 

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 
 from ropepatch.frequencies import group_frequencies
-from ropepatch.methods.longrope import Factors, LongRope
+from ropepatch.methods.factors import Factors
+from ropepatch.methods.longrope import LongRope
 from ropepatch.methods.stack import stages
 from ropepatch.profile import RopeGroup, RopeProfile
 from ropepatch.runtimes.base import Behaviour, Engine, Order, Prediction, Runtime, Source, Version

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ropepatch.errors import InputError
 from ropepatch.methods.base import Frequencies, yarn_attention
-from ropepatch.methods.plain import rebased
+from ropepatch.methods.theta import rebased
 from ropepatch.runtimes import config_view, line5, recipes
 from ropepatch.runtimes.base import Behaviour, Engine, Order, Prediction, Runtime, Source, Version
 from ropepatch.runtimes.config_view import ORIGINAL, Reader, View
