@@ -19,6 +19,8 @@ from ropepatch.storage.splice import Splice, check, segments
 CHUNK = 16 << 20
 #: a range has to be this long before sharing its blocks is worth the calls
 SHARED_FROM = 1 << 20
+#: a range has to be this long before taking its blocks beforehand is worth the call
+_ALLOCATED_FROM = 8 << 20
 
 Progress = Callable[[int], None]
 
@@ -49,6 +51,8 @@ def copy_range(
     """
     if length >= SHARED_FROM:
         offset, length = _share(source, target, offset, length, progress)
+    if length >= _ALLOCATED_FROM:
+        _allocate(source, target, offset, length)
     by_kernel = hasattr(os, "copy_file_range")
     while length:
         count = min(length, CHUNK)
@@ -69,6 +73,13 @@ def copy_range(
         offset, length = offset + done, length - done
         if progress:
             progress(done)
+
+
+def _allocate(source: int, target: int, offset: int, length: int) -> None:
+    """Take the blocks of what will be copied, as far as the source goes: it may be shorter than it was."""
+    there = min(length, os.fstat(source).st_size - offset)
+    if there > 0:
+        kernel.allocate(target, os.lseek(target, 0, os.SEEK_CUR), there)
 
 
 def _share(source: int, target: int, offset: int, length: int, progress: Progress | None) -> tuple[int, int]:
