@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
-from ropepatch.runtimes.base import Behaviour, Engine, Prediction, Source, Version
-from ropepatch.runtimes.llama_cpp import LlamaCpp
+from ropepatch.runtimes.base import Behaviour, Order, Prediction, Runtime, Source, Version
+from ropepatch.runtimes.engines.llama_cpp import LlamaCpp
+from ropepatch.runtimes.llama_cpp_table import OLLAMA_NAMES
 
 BEHAVIOURS = (Behaviour((0,), "that starts llama-server", (0, 30)),)
-#: architectures that its converter names its own way and its loader translates (llama/compat/llama-ollama-compat.cpp)
-ARCHITECTURES = {"gptoss": "gpt-oss", "qwen25vl": "qwen2vl", "olmo3": "olmo2"}
 
 
-class Ollama:
+class Ollama(Runtime):
     """Ollama; what it computes is what the llama-server that it starts computes."""
 
     name = "ollama"
     behaviours = BEHAVIOURS
+    rank = 60
     reads_formats = ("gguf",)
 
     def __init__(self, version: Version) -> None:
-        self.version = version
-        self.engine = Engine(self.name, version)
-        self._inner = LlamaCpp(version, self.engine, ARCHITECTURES)
+        super().__init__(version)
+        self._inner = LlamaCpp(version, self.engine, OLLAMA_NAMES)
 
     def predict(self, source: Source, length: int | None) -> dict[str, Prediction]:
         """As llama.cpp at ``num_ctx`` = ``length``, which is cut to the file's context_length."""
@@ -36,3 +36,13 @@ class Ollama:
             name: dataclasses.replace(prediction, notes=(*prediction.notes, note))
             for name, prediction in predictions.items()
         }
+
+    def launch(self, order: Order, predicted: Mapping[str, Prediction]) -> tuple[str, tuple[str, ...]]:
+        """The Modelfile."""
+        served = min(order.length, order.context or order.length)
+        # a bare name would be looked up among Ollama's own models
+        path = order.ref if "/" in order.ref else f"./{order.ref}"
+        text = f"FROM {path}\nPARAMETER num_ctx {served}"
+        return text, (
+            "LLAMA_ARG_ROPE_* and LLAMA_ARG_YARN_* in its environment: they reach llama-server and win over the file",
+        )
