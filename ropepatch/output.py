@@ -177,8 +177,11 @@ class _Job:
             if self.in_place:
                 evidence.wait()
                 previous = manifest.read(self.target.manifest).document if self.target.manifest.exists() else None
-                kept = [self.target.manifest.name]
+                outdated = _outdated(self.target)
+                kept = [self.target.manifest.name, *(path.name for path in outdated)]
                 with journal.change(self.target.journal, changes, kept, self.progress):
+                    for path in outdated:
+                        path.unlink(missing_ok=True)
                     return self._finish(self.target, changes, started, verify, evidence, previous)
             with _appearing(self.target, _sizes(self.source, self.target, changes), sync=self.sync) as work:
                 evidence.foresee(changes)
@@ -343,8 +346,6 @@ def revert(
         CheckFailed: what was restored has another sha256 than the input had.
     """
     _refuse_unsynced(in_place, sync)
-    from ropepatch.verify.verification import record_path as evidence_path
-
     ref = Path(ref)
     if not ref.exists():
         raise InputError("no such file or directory", where=str(ref))
@@ -361,11 +362,13 @@ def revert(
         raise InputError(f"the manifest speaks of {', '.join(sorted(unknown))}", where=str(patched.manifest))
     _check_still_the_output(patched, record)
     if in_place:
-        statement = evidence_path(patched.anchor)
-        with journal.change(patched.journal, changes, [patched.manifest.name, statement.name], progress):
+        outdated = _outdated(patched)
+        kept = [patched.manifest.name, *(path.name for path in outdated)]
+        with journal.change(patched.journal, changes, kept, progress):
             _check_restored(patched, patched, record, changes)
             _restore_manifest(patched.manifest, record)
-            statement.unlink(missing_ok=True)  # it speaks of what is not there any more
+            for path in outdated:
+                path.unlink(missing_ok=True)
         return patched.anchor
     target = patched.renamed(Path(output) if output else patched.default("reverted"))
     target.refuse_existing()
@@ -422,6 +425,15 @@ def _check_restored(patched: Bundle, restored: Bundle, record: Manifest, changes
         path = restored.path(new_name)
         if name in changes and wanted and files.sha256(path) != wanted:
             raise CheckFailed("has another sha256 than the input that the manifest names", where=str(path))
+
+
+def _outdated(target: Bundle) -> tuple[Path, ...]:
+    """What speaks of the files as they are before a change in place, and is false of them afterwards: the statement of
+    a verification and the signature."""
+    from ropepatch.signing import signature_path
+    from ropepatch.verify.verification import record_path as evidence_path
+
+    return evidence_path(target.anchor), signature_path(target)
 
 
 def _restore_manifest(path: Path, record: Manifest) -> None:

@@ -103,17 +103,24 @@ def patched(ref: Path, method: str = "yarn", **options: Any) -> None:
     ropepatch.open(ref).patch(method, 4.0, existing="replace").write(verify=False, **options)
 
 
+def vouched(ref: Path, method: str = "yarn") -> None:
+    """Patch in place; a verification and a signature of what is there then stand beside it."""
+    patched(ref, method, in_place=True)
+    ref.with_name("model.ropepatch-verify.json").write_text("{}\n")
+    ref.with_name("model.model.sig").write_text("signed\n")
+
+
 WORKS: dict[str, tuple[str, Callable[[Path], Any], Callable[[Path], Any]]] = {
     "a first patch in place": ("gguf", lambda _: None, lambda ref: patched(ref, in_place=True)),
     "one that adds a tensor": ("gguf", lambda _: None, lambda ref: patched(ref, "mrrope-pro", in_place=True)),
     "a second patch in place": (
         "gguf",
-        lambda ref: patched(ref, in_place=True),
+        vouched,
         lambda ref: patched(ref, "ntk", in_place=True),
     ),
     "a revert in place": (
         "gguf",
-        lambda ref: patched(ref, "mrrope-pro", in_place=True),
+        lambda ref: vouched(ref, "mrrope-pro"),
         lambda ref: output.revert(ref, in_place=True),
     ),
     "a folder in place": ("hf", lambda _: None, lambda ref: patched(ref, in_place=True)),
