@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ropepatch.errors import InputError
+from ropepatch.verify import attention
 from ropepatch.verify.shape import LayerRope, Shape
 from ropepatch.verify.weights import Weights
 
@@ -24,10 +25,19 @@ Observer = Callable[[int, Any, Any], None]
 
 @dataclass
 class Cache:
-    """Keys and values of a prefix, by layer."""
+    """Keys and values of a prefix, by layer.
+
+    Attributes:
+        keys: (rows, kv_heads, tokens, head_dim) of each layer.
+        values: likewise.
+        room: tokens that there is room for from the start; what continues a cache is then written behind it in place,
+            over what any other continuation wrote there. None for new tensors each time.
+    """
 
     keys: list[Any] = field(default_factory=list)
     values: list[Any] = field(default_factory=list)
+    room: int | None = None
+    whole: list[tuple[Any, Any]] = field(default_factory=list, repr=False)
 
     @property
     def length(self) -> int:
@@ -36,7 +46,29 @@ class Cache:
 
     def cut(self, length: int) -> Cache:
         """The same for the first ``length`` tokens; nothing is copied."""
-        return Cache([key[:, :, :length] for key in self.keys], [value[:, :, :length] for value in self.values])
+        keys, values = ([x[:, :, :length] for x in held] for held in (self.keys, self.values))
+        return Cache(keys, values, self.room, self.whole)
+
+    def and_(self, layer: int, k: Any, v: Any) -> tuple[Any, Any]:
+        """The keys and values of a layer with more behind them."""
+        import torch
+
+        past, end = self.length, self.length + int(k.shape[2])
+        if self.room is None:
+            if not past:
+                return k, v
+            rows = k.shape[0]
+            return (
+                torch.cat((self.keys[layer].expand(rows, -1, -1, -1), k), 2),
+                torch.cat((self.values[layer].expand(rows, -1, -1, -1), v), 2),
+            )
+        if layer == len(self.whole):
+            sizes = (*k.shape[:2], max(self.room, end), k.shape[3])
+            self.whole.append((k.new_empty(sizes), v.new_empty(sizes)))
+        for whole, new in zip(self.whole[layer], (k, v), strict=True):
+            whole[:, :, past:end] = new
+        keys, values = self.whole[layer]
+        return keys[:, :, :end], values[:, :, :end]
 
 
 class Held:
@@ -216,40 +248,38 @@ class Decoder:
             out = torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
         return torch.cat((out.to(x.dtype), rest), -1)
 
-    def queries_and_keys(self, y: Any, layer: int, positions: Any) -> tuple[Any, Any, Any]:
-        """Rotated queries and keys, and values, each (rows, heads, length, head_dim)."""
+    def queries_and_keys(self, y: Any, layer: int, positions: Any, asked: int | None = None) -> tuple[Any, Any, Any]:
+        """Rotated queries and keys, and values, each (rows, heads, length, head_dim); queries of the last ``asked``."""
         shape = self.shape
         inner, inner_kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        last = y if asked is None else y[:, y.shape[1] - asked :]
         if self._has("qkv", layer):
             cuts = (0, inner, inner + inner_kv, inner + 2 * inner_kv)
-            q, k, v = (self._linear(y, "qkv", layer, a, b) for a, b in itertools.pairwise(cuts))
+            of = zip((last, y, y), itertools.pairwise(cuts), strict=True)
+            q, k, v = (self._linear(x, "qkv", layer, a, b) for x, (a, b) in of)
         else:
-            q, k, v = (self._linear(y, role, layer) for role in ("q", "k", "v"))
+            q, k, v = (self._linear(x, role, layer) for x, role in ((last, "q"), (y, "k"), (y, "v")))
         q, k, v = (x.unflatten(-1, (-1, shape.head_dim)) for x in (q, k, v))
         if self._has("q_norm", layer):
             q = self._norm(q, self._vector("q_norm", layer))
             k = self._norm(k, self._vector("k_norm", layer))
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         cos, sin = self.tables(layer, positions)
-        return self._rotate(q, layer, cos, sin), self._rotate(k, layer, cos, sin), v
+        q_tables = (table[..., table.shape[-2] - q.shape[2] :, :] for table in (cos, sin))
+        return self._rotate(q, layer, *q_tables), self._rotate(k, layer, cos, sin), v
 
     def _attention(self, q: Any, k: Any, v: Any, at: Any, of: Any, window: int | None) -> Any:
         """Attention of queries at positions ``at`` on keys at positions ``of``, which end with the queries' own."""
         import torch
-        from torch.nn import functional
 
-        shared = self.shape.heads // self.shape.kv_heads
-        if shared > 1:
-            k, v = (x.repeat_interleave(shared, 1) for x in (k, v))
-        past = k.shape[2] - q.shape[2]
-        spans = window is not None and int(at[-1] - of[0]) >= window
-        if past == 0 and not spans:
-            return functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        if window is None or int(at[-1] - of[0]) < window:
+            return attention.causal(q, k, v)
+        seen = int(torch.searchsorted(of, at[0] - window, right=True))  # the first key that any query sees
+        k, v, of = k[:, :, seen:], v[:, :, seen:], of[seen:]
         order = torch.arange(k.shape[2], device=self.device)
-        allowed = order[None, :] <= order[past:, None]
-        if spans:
-            allowed &= (at[:, None] - of[None, :]) < window
-        return functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+        allowed = order[None, :] <= order[k.shape[2] - q.shape[2] :, None]
+        allowed &= (at[:, None] - of[None, :]) < window
+        return attention.masked(q, k, v, allowed)
 
     def _feed_forward(self, y: Any, layer: int) -> Any:
         from torch.nn import functional
@@ -272,38 +302,48 @@ class Decoder:
         return table[back].to(self.device, self.dtype)
 
     def states(
-        self, tokens: Any, positions: Any, cache: Cache | None = None, observe: Observer | None = None
+        self,
+        tokens: Any,
+        positions: Any,
+        cache: Cache | None = None,
+        observe: Observer | None = None,
+        asked: int | None = None,
     ) -> tuple[Any, Cache]:
         """Run the layers.
 
         Args:
             tokens: (rows, length) token ids.
             positions: (length,) positions of these tokens, ascending.
-            cache: what comes before; None for nothing. It is not changed.
+            cache: what comes before; None for nothing. It is not changed, but for what it says of its ``room``.
             observe: called with each layer's rotated queries and keys (its own, without the cache's).
+            asked: how many of the last tokens' states are wanted, None for all: the last layer makes keys and values
+                only of the others.
 
         Returns:
-            States after the last norm, (rows, length, hidden), and the cache with these tokens in it.
+            States after the last norm, (rows, length or asked, hidden), and the cache with these tokens in it.
         """
         import torch
 
-        past = cache.length if cache else 0
+        cache = cache if cache is not None else Cache()
+        past, length = cache.length, int(tokens.shape[1])
         positions = positions.to(self.device)
         # A cache is only ever that of contiguous positions.
         of = torch.cat((torch.arange(past, device=self.device), positions)) if past else positions
-        x, after = self.embed(tokens), Cache()
-        for layer, rope in enumerate(self.ropes):
+        x, after = self.embed(tokens), Cache(room=cache.room, whole=cache.whole)
+        wanted = [None] * (len(self.ropes) - 1) + [asked]
+        for layer, (rope, few) in enumerate(zip(self.ropes, wanted, strict=True)):
             y = self._norm(x, self._vector("attn_norm", layer))
-            q, k, v = self.queries_and_keys(y, layer, positions)
+            q, k, v = self.queries_and_keys(y, layer, positions, few)
             if observe is not None:
                 observe(layer, q, k)
-            if cache is not None and past:
-                rows = k.shape[0]
-                k = torch.cat((cache.keys[layer].expand(rows, -1, -1, -1), k), 2)
-                v = torch.cat((cache.values[layer].expand(rows, -1, -1, -1), v), 2)
+            k, v = cache.and_(layer, k, v)
             after.keys.append(k)
             after.values.append(v)
-            heads = self._attention(q, k, v, positions, of, rope.window)
+            first = length - q.shape[2]
+            if first == length:
+                return x[:, first:], after
+            x = x[:, first:]
+            heads = self._attention(q, k, v, positions[first:], of, rope.window)
             x = x + self._linear(heads.transpose(1, 2).flatten(-2), "o", layer)
             if self._dense(layer):
                 x = x + self._feed_forward(self._norm(x, self._vector("ffn_norm", layer)), layer)

@@ -115,6 +115,29 @@ def test_cache_continues_a_prefix() -> None:
     torch.testing.assert_close(found, expected[:, 60:], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("case", ["mistral", "phi3", "qwen3"])
+def test_a_cache_with_room_is_written_over(case: str, tmp_path: Path) -> None:
+    """Chunks in place, a second continuation over the first, and only the last states asked for: as the whole text."""
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(case, **{**COMMON, **MODELS[case]})
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "m")
+    model = built(tmp_path / "m", keep=True)
+    texts = torch.tensor(np.random.default_rng(3).integers(3, 96, (2, 2, LENGTH)))
+    texts[1, :, :100] = texts[0, :, :100]
+    with torch.inference_mode():
+        cache = decoder.Cache(room=LENGTH)
+        for a, b in ((0, 70), (70, 150)):
+            nothing, cache = model.states(texts[0][:, a:b], torch.arange(a, b), cache, asked=0)
+        assert nothing.shape[1] == 0
+        held = cache.keys[0]
+        found = [model.states(texts[0][:, 150:], torch.arange(150, LENGTH), cache, asked=3)[0]]
+        found.append(model.states(texts[1][:, 100:], torch.arange(100, LENGTH), cache.cut(100), asked=3)[0])
+        expected = [model.states(text, torch.arange(LENGTH))[0][:, -3:] for text in texts]
+
+    assert cache.keys[0].data_ptr() == held.data_ptr() == cache.whole[0][0].data_ptr()
+    torch.testing.assert_close(torch.stack(found), torch.stack(expected), atol=1e-5, rtol=1e-5)
+
+
 def test_quantised_blocks_are_near() -> None:
     """Q8_0 says nearly what F32 says: the same best token, with other log-probabilities."""
     tokens = [*np.random.default_rng(4).integers(1, 41, 100).tolist(), 41, 80, 81, 82, 5, 6, 41, 80, 81]
