@@ -5,40 +5,49 @@ from __future__ import annotations
 from typing import Any
 
 
-def causal(q: Any, k: Any, v: Any) -> Any:
+def causal(q: Any, k: Any, v: Any, scale: float | None = None) -> Any:
     """Each query on the keys up to its own; the last query is the last key's.
 
     Args:
         q: (rows, heads, queries, head_dim).
         k: (rows, kv_heads, keys, head_dim), ``keys >= queries``; heads share them in turn.
         v: likewise.
+        scale: factor on the scores; default that of ``head_dim``.
 
     Returns:
         (rows, heads, queries, head_dim).
     """
     import torch
+    from torch.nn.functional import scaled_dot_product_attention
 
     past = int(k.shape[2] - q.shape[2])
-    if past and q.device.type == "cpu" and hasattr(torch.ops.aten, _ON_CPU):
-        return _in_two(*_alike(q, k, v), past).reshape(q.shape)
+    if past and parts_are_quicker(q):
+        return _in_two(*_alike(q, k, v), past, scale).reshape(q.shape)
     if past:
         order = torch.arange(k.shape[2], device=q.device)
-        return masked(q, k, v, order[None, :] <= order[past:, None])
-    return torch.nn.functional.scaled_dot_product_attention(*_alike(q, k, v), is_causal=True).reshape(q.shape)
+        return masked(q, k, v, order[None, :] <= order[past:, None], scale)
+    return scaled_dot_product_attention(*_alike(q, k, v), is_causal=True, scale=scale).reshape(q.shape)
 
 
-def masked(q: Any, k: Any, v: Any, allowed: Any) -> Any:
+def masked(q: Any, k: Any, v: Any, allowed: Any, scale: float | None = None) -> Any:
     """Each query on the keys that ``allowed`` (queries, keys) names."""
+    from torch.nn.functional import scaled_dot_product_attention
+
+    return scaled_dot_product_attention(*_alike(q, k, v), attn_mask=allowed, scale=scale).reshape(q.shape)
+
+
+def parts_are_quicker(q: Any) -> bool:
+    """Whether :func:`causal` does without a mask behind a prefix."""
     import torch
 
-    return torch.nn.functional.scaled_dot_product_attention(*_alike(q, k, v), attn_mask=allowed).reshape(q.shape)
+    return bool(q.device.type == "cpu" and hasattr(torch.ops.aten, _ON_CPU))
 
 
 #: attention that also tells the logarithm of the sum that it divided by; public functions do not
 _ON_CPU = "_scaled_dot_product_flash_attention_for_cpu"
 
 
-def _in_two(q: Any, k: Any, v: Any, past: int) -> Any:
+def _in_two(q: Any, k: Any, v: Any, past: int, scale: float | None) -> Any:
     """On what all queries see, without a mask, and on their own keys: the parts weigh as their sums do.
 
     A mask costs half as much again as the attention itself, and the half that it hides is computed all the same.
@@ -46,8 +55,8 @@ def _in_two(q: Any, k: Any, v: Any, past: int) -> Any:
     import torch
 
     attend = getattr(torch.ops.aten, _ON_CPU)
-    own, its_sum = attend(q, k[:, :, past:], v[:, :, past:], 0.0, True)
-    before, their_sum = attend(q, k[:, :, :past], v[:, :, :past], 0.0, False)
+    own, its_sum = attend(q, k[:, :, past:], v[:, :, past:], 0.0, True, scale=scale)
+    before, their_sum = attend(q, k[:, :, :past], v[:, :, :past], 0.0, False, scale=scale)
     share = torch.sigmoid(its_sum - their_sum)
     if share.shape != q.shape[:3]:
         share = share.transpose(1, 2)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from ropepatch.errors import InputError
 from ropepatch.verify import attention
+from ropepatch.verify.cache import Cache
 from ropepatch.verify.shape import LayerRope, Shape
 from ropepatch.verify.weights import Weights
 
@@ -21,54 +21,6 @@ from ropepatch.verify.weights import Weights
 SLICE = 128 << 20
 #: sees the layer, the rotated queries and keys (rows, heads, length, head_dim)
 Observer = Callable[[int, Any, Any], None]
-
-
-@dataclass
-class Cache:
-    """Keys and values of a prefix, by layer.
-
-    Attributes:
-        keys: (rows, kv_heads, tokens, head_dim) of each layer.
-        values: likewise.
-        room: tokens that there is room for from the start; what continues a cache is then written behind it in place,
-            over what any other continuation wrote there. None for new tensors each time.
-    """
-
-    keys: list[Any] = field(default_factory=list)
-    values: list[Any] = field(default_factory=list)
-    room: int | None = None
-    whole: list[tuple[Any, Any]] = field(default_factory=list, repr=False)
-
-    @property
-    def length(self) -> int:
-        """Tokens held."""
-        return int(self.keys[0].shape[2]) if self.keys else 0
-
-    def cut(self, length: int) -> Cache:
-        """The same for the first ``length`` tokens; nothing is copied."""
-        keys, values = ([x[:, :, :length] for x in held] for held in (self.keys, self.values))
-        return Cache(keys, values, self.room, self.whole)
-
-    def and_(self, layer: int, k: Any, v: Any) -> tuple[Any, Any]:
-        """The keys and values of a layer with more behind them."""
-        import torch
-
-        past, end = self.length, self.length + int(k.shape[2])
-        if self.room is None:
-            if not past:
-                return k, v
-            rows = k.shape[0]
-            return (
-                torch.cat((self.keys[layer].expand(rows, -1, -1, -1), k), 2),
-                torch.cat((self.values[layer].expand(rows, -1, -1, -1), v), 2),
-            )
-        if layer == len(self.whole):
-            sizes = (*k.shape[:2], max(self.room, end), k.shape[3])
-            self.whole.append((k.new_empty(sizes), v.new_empty(sizes)))
-        for whole, new in zip(self.whole[layer], (k, v), strict=True):
-            whole[:, :, past:end] = new
-        keys, values = self.whole[layer]
-        return keys[:, :, :end], values[:, :, :end]
 
 
 class Held:
@@ -213,8 +165,9 @@ class Decoder:
         import torch
 
         wide = x.to(torch.float32)
-        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.shape.eps)
-        return wide.to(x.dtype) * weight
+        mean = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(wide.shape[-1])
+        # In place wherever a tensor is our own: fresh memory costs more than these operations.
+        return (wide * mean.add_(self.shape.eps).rsqrt_()).to(x.dtype).mul_(weight)
 
     # ---- the pass ---------------------------------------------------------------------------------------------------
 
@@ -239,14 +192,15 @@ class Decoder:
         pairs = int(cos.shape[-1])
         if not pairs:
             return x
-        turned, rest = x[..., : 2 * pairs].to(torch.float32), x[..., 2 * pairs :]
+        turned = x[..., : 2 * pairs].to(torch.float32)
         if self.ropes[layer].layout == "interleaved":
             a, b = turned[..., 0::2], turned[..., 1::2]
             out = torch.stack((a * cos - b * sin, b * cos + a * sin), -1).flatten(-2)
         else:
-            a, b = turned[..., :pairs], turned[..., pairs:]
-            out = torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
-        return torch.cat((out.to(x.dtype), rest), -1)
+            wide_cos, wide_sin = torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+            out = (turned * wide_cos).addcmul_(turned.roll(pairs, -1), wide_sin)
+        out = out.to(x.dtype)
+        return out if 2 * pairs == x.shape[-1] else torch.cat((out, x[..., 2 * pairs :]), -1)
 
     def queries_and_keys(self, y: Any, layer: int, positions: Any, asked: int | None = None) -> tuple[Any, Any, Any]:
         """Rotated queries and keys, and values, each (rows, heads, length, head_dim); queries of the last ``asked``."""
@@ -289,7 +243,7 @@ class Decoder:
         else:
             role = "gate_up" if self._has("gate_up", layer) else "up"  # phi3 keeps both in one, gate first
             gate, up = self._linear(y, role, layer).chunk(2, -1)
-        return self._linear(functional.silu(gate) * up, "down", layer)
+        return self._linear(functional.silu(gate).mul_(up), "down", layer)
 
     def embed(self, tokens: Any) -> Any:
         """Rows of the embedding, each different token read once; (rows, length, hidden)."""

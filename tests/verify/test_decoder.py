@@ -17,6 +17,7 @@ import transformers
 import ropepatch
 from ropepatch.errors import InputError
 from ropepatch.verify import decoder, shape, weights
+from ropepatch.verify.cache import Cache
 from ropepatch.verify.decoder import Decoder
 from tests.support import tiny
 from tests.support.command import ROOT
@@ -125,7 +126,7 @@ def test_a_cache_with_room_is_written_over(case: str, tmp_path: Path) -> None:
     texts = torch.tensor(np.random.default_rng(3).integers(3, 96, (2, 2, LENGTH)))
     texts[1, :, :100] = texts[0, :, :100]
     with torch.inference_mode():
-        cache = decoder.Cache(room=LENGTH)
+        cache = Cache(room=LENGTH)
         for a, b in ((0, 70), (70, 150)):
             nothing, cache = model.states(texts[0][:, a:b], torch.arange(a, b), cache, asked=0)
         assert nothing.shape[1] == 0
