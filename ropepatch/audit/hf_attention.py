@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from ropepatch.verify import attention
+
 _NAME = "ropepatch_chunks"
 _CAUSAL_ONLY = ("position_bias", "softcap", "s_aux", "cache")
 
@@ -74,8 +76,6 @@ def _interface(
         Enough: it is the last layer's, and nobody reads what it would give.
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-    from ropepatch.verify import attention
 
     chunks, last = getattr(module, "_chunks", (None, False))
     queries = int(query.shape[2])
