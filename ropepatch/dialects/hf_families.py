@@ -80,8 +80,8 @@ def default_dict(section: Section) -> Mapping[str, Any]:
 
 def entries(section: Section, notes: list[str]) -> dict[str, Entry]:
     """Every set of frequencies of the text model, by group name."""
-    family = FAMILIES.get(section.model_type) or hf_remote.FAMILIES.get(section.model_type)
-    if family is not None and (special := family(section, notes)) is not None:
+    family = FAMILIES.get(section.model_type, hf_remote.read)
+    if (special := family(section, notes)) is not None:
         return special
     names = section.defaults.facts.get("groups")
     rope, key = rope_dict(section)
@@ -316,7 +316,7 @@ def _modernbert(section: Section, notes: list[str]) -> dict[str, Entry]:
     return {name: dataclasses.replace(item, rope=rope) for name, item in found.items()} if flat else found
 
 
-FAMILIES: dict[str, Callable[[Section, list[str]], dict[str, Entry]]] = {
+FAMILIES: dict[str, Callable[[Section, list[str]], dict[str, Entry] | None]] = {
     "clvp": _clvp,
     "clvp_encoder": _clvp,
     "deepseek_v4": _deepseek_v4,

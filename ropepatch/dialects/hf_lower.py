@@ -12,9 +12,6 @@ from ropepatch.dialects.base import Lowering
 from ropepatch.errors import MethodUnsupported
 from ropepatch.methods.base import Method
 from ropepatch.methods.longrope import LongRope
-from ropepatch.methods.ntk import Ntk
-from ropepatch.methods.ntk_critical import NtkCritical
-from ropepatch.methods.theta import Theta
 from ropepatch.methods.yarn import Yarn
 from ropepatch.patch import Edit, Value, difference
 from ropepatch.profile import RopeGroup, RopeProfile
@@ -53,10 +50,8 @@ def _spell(
     """The base and the rope dict (empty for no scaling) that make ``group``."""
     scaling = group.scaling
     _check_class(dialect, group, options)
-    if isinstance(scaling, (Ntk, NtkCritical)) and not options.bake:
+    if scaling.rebases() and not options.bake:
         return scaling.theta(group.spectrum()), {}
-    if isinstance(scaling, Theta) and not options.bake:
-        return scaling.rope_theta, {}
     rope = None if options.bake and scaling.static and scaling.name != "none" else hf_scaling.spell(scaling)
     if rope is None:
         rope = _baked(dialect, after, group, notes)
@@ -109,7 +104,7 @@ def needs_head_dim(dialect: HfDialect, kind: str) -> bool:
 
 def rope_type_of(scaling: Method, options: Lowering) -> str | None:
     """The rope type that a method will be written as; None when only the base changes."""
-    if isinstance(scaling, (Ntk, NtkCritical, Theta)) and not options.bake:
+    if scaling.rebases() and not options.bake:
         return None
     named = hf_scaling.spell(scaling)
     if named == {}:

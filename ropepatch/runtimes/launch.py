@@ -112,7 +112,7 @@ def of_checkpoint(model: Checkpoint, length: int | None = None) -> list[Launch]:
     Raises:
         InputError: the checkpoint cannot be read.
     """
-    if model.profile.source.format not in ("hf", "gguf"):
+    if not runtimes.predicted(model.profile, model.raw_config):
         return []
     return lines(model.ref, model.profile, model.raw_config, length)
 
