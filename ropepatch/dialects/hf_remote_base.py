@@ -33,7 +33,7 @@ def in_attention(section: Section, theta: float) -> dict[tuple[str, ...], Any]:
 
 def stretched(section: Section, theta: float) -> dict[tuple[str, ...], Any]:
     """The base is written out: ``alpha``, which stretched it, goes with the old scaling."""
-    from ropepatch.dialects.hf_families import rope_dict
+    from ropepatch.dialects.hf_values import rope_dict
 
     rope, key = rope_dict(section)
     return {("rope_theta",): theta} if rope.get("alpha") and key == ("rope_scaling",) else {}

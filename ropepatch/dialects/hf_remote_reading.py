@@ -121,7 +121,7 @@ def nomic(section: Section, notes: list[str]) -> dict[str, Entry] | None:
 
 def phi3_small(section: Section, notes: list[str]) -> dict[str, Entry]:
     """Phi-3-small: its own name for the base, and for a division of positions."""
-    from ropepatch.dialects.hf_families import rope_dict
+    from ropepatch.dialects.hf_values import rope_dict
 
     rope, _ = rope_dict(section)
     scale = section.given_number("rope_position_scale") or 1.0
@@ -136,7 +136,7 @@ def phi3_small(section: Section, notes: list[str]) -> dict[str, Entry]:
 
 def hunyuan(section: Section, notes: list[str]) -> dict[str, Entry] | None:
     """Hunyuan: ``dynamic`` with an ``alpha`` is a fixed NTK-aware base, at every length."""
-    from ropepatch.dialects.hf_families import rope_dict
+    from ropepatch.dialects.hf_values import rope_dict
 
     rope, key = rope_dict(section)
     alpha = section.check("rope_scaling.alpha", rope.get("alpha"))
