@@ -72,6 +72,8 @@ def read_list(path: str) -> list[str]:
             text = file.read(_LIST + 1)
     if len(text) > _LIST:
         raise InputError(f"is too long for a list of refs (limit {_LIST} characters)", where=path)
+    if "\0" in text:
+        raise InputError("is no text", where=path, hint="a list has one ref a line; leave --from out to read a model")
     refs = [line.strip() for line in text.splitlines()]
     found = list(dict.fromkeys(ref for ref in refs if ref and not ref.startswith("#")))
     if not found:
