@@ -82,7 +82,7 @@ def described(path: Path) -> Path:
 def _on_the_hub(ref: str) -> Located:
     from ropepatch.hub import choosing, mirror
 
-    opened = mirror.opened(ref)
+    opened = mirror.opened(ref, exact=True)
     if opened.mirror is None or opened.snapshot is None:  # working offline, from the cache
         return Located(str(opened.ref), (found := bundle.bundle_of(opened.path)), manifest.read(found.manifest))
     file, listed = opened.ref.file, opened.snapshot.files

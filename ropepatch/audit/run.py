@@ -241,8 +241,8 @@ class _Run:
             for (variant, _, task, length), cells in zip(asked, executor.run(jobs), strict=True):
                 self._tell(variant, task, length)
                 for cell in cells:
+                    self.result.cells.append(cell)  # first: an interrupt may come while the journal is written
                     self.journal.add(cell)
-                    self.result.cells.append(cell)
         except KeyboardInterrupt:
             self.result.interrupted = True
 
@@ -253,8 +253,8 @@ class _Run:
             return
         self._tell(variant, task, length)
         for cell in measure(self.engine, variant, self._work(task, length), limit=self.limit, skip=known):
-            self.journal.add(cell)
             self.result.cells.append(cell)
+            self.journal.add(cell)
 
     def _tell(self, variant: Variant, task: str, length: int) -> None:
         """Which row of the maps is measured now, and how many there are."""

@@ -306,12 +306,12 @@ def test_reader_that_stops_early(model: Path) -> None:
 
 INTERRUPT = """
 import os, signal, sys
-from ropepatch.storage import files
-name, whole = sys.argv.pop(), files.copy_range
+from ropepatch.storage import ranges
+name, whole = sys.argv.pop(), ranges.copy_range
 def slow(*arguments, **options):
     whole(*arguments, **options)
     os.kill(os.getpid(), getattr(signal, name))
-files.copy_range = slow
+ranges.copy_range = slow
 from ropepatch.cli import main
 main(sys.argv[1:])
 """
