@@ -103,7 +103,7 @@ class Bundle:
         if self.kind == "folder":
             plain = self.root.name not in ("", ".", "..")
             return (self.root if plain else self.root.resolve()).with_name(f"{self.stem}-{tag}")
-        suffix = self.names[0][-_TAIL:] if self.kind == "split" else Path(self.names[0]).suffix
+        suffix = self.names[0][-_TAIL:] if self.kind == "split" else Path(self.names[0]).suffix or ".gguf"
         return self.root / f"{self.stem}-{tag}{suffix}"
 
     def refuse_existing(self) -> None:

@@ -117,6 +117,8 @@ class Checkpoint:
         if method in runtime_only.NAMES:
             return self._of_attention(method, factor, length, original, settings)
         before = self.profile
+        if hf_layout is not None and before.source.format != "hf":
+            raise UsageError(f"a layout of config.json (--hf-layout) does not go with {before.source.format} files")
         name = self.reached(group)
         start = before.groups[name]
         if not force:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from ropepatch import checkpoint, naming
@@ -15,7 +16,7 @@ from ropepatch.patch import Patch
 from ropepatch.profile import RopeProfile
 
 
-def replay(record: Manifest | Patch, ref: str, *, force: bool = False) -> Patch:
+def replay(record: Manifest | Patch, ref: str | Path, *, force: bool = False) -> Patch:
     """The same change for a sibling checkpoint (another quantisation, another copy); nothing is written.
 
     Args:
@@ -32,7 +33,7 @@ def replay(record: Manifest | Patch, ref: str, *, force: bool = False) -> Patch:
     if before.source.format != patch.before.source.format:
         raise InputError(
             f"is {before.source.format}, the patch is for {patch.before.source.format}",
-            where=ref,
+            where=model.ref,
             hint=f"use apply --method {patch.method}",
         )
     other = _otherness(before, patch.before)
@@ -41,7 +42,7 @@ def replay(record: Manifest | Patch, ref: str, *, force: bool = False) -> Patch:
     if other:
         raise InputError(
             f"is another model than the one that the patch was made for: {other}",
-            where=ref,
+            where=model.ref,
             hint=f"--force puts {patch.method} with the same parameters in force here; ropepatch diff compares the two",
         )
     edits = tuple(patch.edits)

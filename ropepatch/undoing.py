@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from ropepatch import bundle_writing, manifest, naming
+from ropepatch import bundle_writing, located, manifest, naming
 from ropepatch.bundle import Bundle, Progress, bundle_of
 from ropepatch.errors import CheckFailed, InputError
 from ropepatch.manifest import Manifest
@@ -25,7 +25,7 @@ def revert(
     """Restore the input of a patch, byte for byte, from the output and its manifest.
 
     Args:
-        ref: the patched file (any shard of it) or folder.
+        ref: the patched file (any shard of it) or folder, or its manifest.
         output: where the input shall stand again; default beside, under ``-reverted``.
         in_place: turn the patched checkpoint itself back.
         sync: wait until what is new is on the disk; see :func:`write`.
@@ -42,6 +42,7 @@ def revert(
     ref = Path(ref)
     if not ref.exists():
         raise InputError("no such file or directory", where=str(ref))
+    ref = located.described(ref)
     for pending in naming.journals(ref):
         journal.refuse_pending(pending)
     patched = bundle_of(ref)

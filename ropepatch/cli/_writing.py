@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -115,14 +116,15 @@ def examined(out: Output, patch: Patch, wanted: Sequence[str], *, force: bool) -
     return findings
 
 
-def tell(out: Output, findings: Sequence[Finding], target: object) -> None:
+def tell(out: Output, findings: Sequence[Finding], target: object | None) -> None:
     for one in findings:
         if one.severity != "info":
-            out.note(f"{one.rule} {one.message}", one.severity)
+            out.note(f"{one.rule} {one.title}: {one.message}", one.severity)
     quiet = sum(one.severity == "info" for one in findings)
     if quiet:
         rest = "a remark" if quiet == 1 else f"{quiet} remarks"
-        out.hint(f"{rest} on how engines read it: ropepatch doctor {target}")
+        command = f"ropepatch doctor {shlex.quote(str(target))}" if target else "ropepatch doctor, once it is written"
+        out.hint(f"{rest} on how engines read it: {command}")
 
 
 def recovered(out: Output, ref: str, in_place: bool) -> None:
@@ -177,7 +179,7 @@ def finish(
         raise UsageError("--body goes with --overlay")
     if dry_run:
         _show_patch(out, patch)
-        tell(out, findings, "OUTPUT")
+        tell(out, findings, None)
         return
     from ropepatch import output as writer
     from ropepatch import overlay as overlays
@@ -192,9 +194,10 @@ def finish(
 
         private_key(sign)  # a key that cannot be read is said before anything is written
     source = writer.source_of(patch, weights)
-    target = source if in_place else source.renamed(Path(output) if output else writer.default_output(patch))
+    wanted = source.anchor if in_place else _wanted(output, writer.default_output(patch), source.kind)
+    target = source if in_place else source.renamed(wanted)
     if overlay:
-        target = overlays.target(Path(output) if output else writer.default_output(patch))
+        target = overlays.target(wanted)
     ahead = threading.Thread(target=_load_ahead, args=(out, patch, verify))
     ahead.start()
     with out.progress("writing and checking") as progress:
@@ -228,8 +231,25 @@ def finish(
     elif out.quiet:
         out.line(target.anchor)
     else:
-        _show_written(out, patch, manifest, target.anchor, target.manifest, signature)
+        _show_written(out, patch, manifest, target.anchor, target.manifest, signature, in_place)
         tell(out, findings, target.anchor)
+
+
+def _wanted(output: str | None, usual: Path, kind: str) -> Path:
+    """Where the output goes; as with cp, a folder that is there takes a file under its usual name.
+
+    Raises:
+        InputError: a file shall go into a folder that is not there.
+    """
+    from ropepatch.errors import InputError
+
+    if output is None:
+        return usual
+    if kind == "folder" or not (Path(output).is_dir() or output.endswith(os.sep)):
+        return Path(output)
+    if not Path(output).is_dir():
+        raise InputError("no such directory", where=output)
+    return Path(output) / usual.name
 
 
 def _load_ahead(out: Output, patch: Patch, verify: str) -> None:
@@ -289,7 +309,13 @@ def _headline(patch: Patch) -> str:
 
 
 def _show_written(
-    out: Output, patch: Patch, manifest: Manifest, target: Path, record: Path, signature: Path | None
+    out: Output,
+    patch: Patch,
+    manifest: Manifest,
+    target: Path,
+    record: Path,
+    signature: Path | None,
+    in_place: bool,
 ) -> None:
     from ropepatch.bundle import bundle_of
     from ropepatch.hub.refs import is_remote
@@ -311,7 +337,7 @@ def _show_written(
         out.line(line)
     for note in patch.notes:
         out.note(note)
-    there = Path(patch.ref).exists()
-    if target.exists() and (is_remote(patch.ref) or (there and not os.path.samefile(target, patch.ref))):
-        out.hint(f"compare with: ropepatch diff {patch.ref} {target}")
-    out.hint(f"undo with: ropepatch revert {target}")
+    name = shlex.quote(str(target))
+    if target.exists() and not in_place and (is_remote(patch.ref) or Path(patch.ref).exists()):
+        out.hint(f"compare with: ropepatch diff {shlex.quote(patch.ref)} {name}")
+    out.hint(f"undo with: ropepatch revert {name}{' --in-place' if in_place else ''}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ropepatch.cli import _many
-from ropepatch.cli._options import examples, standard
+from ropepatch.cli._options import examples, factor, standard, tokens
 from ropepatch.cli._output import Output
 from ropepatch.cli._writing import WritingCommand, examined, finish, recovered, runtimes_option, writing_options
 from ropepatch.cli.push import PUBLISHING, publishing_options
@@ -47,15 +47,15 @@ _EXAMPLES = examples(
 @click.command(cls=WritingCommand, epilog=_EXAMPLES)
 @click.argument("refs", nargs=-1, metavar="[PATCH] REF")
 @click.option("--method", help="The method, or METHOD+resonance; see ropepatch methods.")
-@click.option("--factor", type=float, help="How many times the original context.")
-@click.option("--length", type=click.IntRange(min=1), help="The new context in tokens, instead of --factor.")
+@click.option("--factor", type=factor, help="How many times the original context.")
+@click.option("--length", type=tokens, help="The new context in tokens, instead of --factor.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A parameter of the method; repeatable.")
 @click.option(
     "--target-gamma", type=float, metavar="G", help="For theta: the base for this γ at --length, a heuristic."
 )
 @click.option("--factors", metavar="FILE", help="Factors for longrope: JSON, CSV, or a config.json that has them.")
 @click.option(
-    "--original-length", type=click.IntRange(min=1), help="The trained context, where the file does not say it."
+    "--original-length", type=tokens, help="The trained context, where the file does not say it, or another one."
 )
 @click.option(
     "--existing",
@@ -158,14 +158,19 @@ def _patch(refs: Sequence[str], options: dict[str, Any]) -> Patch:
 
     if len(refs) not in (1, 2):
         raise UsageError(
-            f"apply takes one REF, or PATCH and REF, not {len(refs)} arguments", hint="see ropepatch apply --help"
+            f"apply takes one REF, or PATCH and REF, not {len(refs)} arguments",
+            hint="--from and --all patch several checkpoints",
         )
     if len(refs) == 2:
         from ropepatch.cli import _records
 
         given = [name for name, value in options.items() if value not in (None, False, (), "error") and name != "force"]
         if given:
-            raise UsageError(f"a patch says everything itself; leave out --{given[0].replace('_', '-')}")
+            raise UsageError(
+                f"of two arguments the first is a patch, which says everything itself; leave out "
+                f"--{given[0].replace('_', '-')}",
+                hint="--from and --all patch several checkpoints",
+            )
         return ropepatch.replay(_records.read(refs[0]), refs[1])
     return _fresh_patch(refs[0], options)
 
