@@ -233,7 +233,7 @@ def test_apply_warns_without_names(folder: Path) -> None:
     ended = ropepatch("apply", "--method", "linear", "--factor", 4, folder)
 
     assert ended.code == 0
-    assert "warning: RP502 tgi: scaling off" in ended.err
+    assert "warning: RP502 engine leaves the scaling off: tgi: scaling off" in ended.err
 
 
 def test_a_patch_file_is_examined_too(folder: Path) -> None:
