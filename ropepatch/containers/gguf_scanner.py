@@ -1,7 +1,7 @@
 """Walking over a GGUF header without reading arrays.
 
-What is refused is what llama.cpp's ``gguf_init_from_reader`` refuses. Every count that the file declares is held against
-the bytes that are left before anything is allocated for it.
+What is refused is what llama.cpp's ``gguf_init_from_reader`` refuses. Every count that the file declares is held
+against the bytes that are left before anything is allocated for it.
 """
 
 from __future__ import annotations
