@@ -10,7 +10,8 @@ from ropepatch.audit.engine import Answers, OutOfMemory
 from ropepatch.audit.tasks import ANSWER, BLOCK, Texts
 from ropepatch.errors import InputError
 from ropepatch.verify import engines, memory, shape, weights
-from ropepatch.verify.decoder import Cache, Decoder
+from ropepatch.verify.caches import Cache
+from ropepatch.verify.decoder import Decoder
 from ropepatch.verify.shape import LayerRope
 
 if TYPE_CHECKING:

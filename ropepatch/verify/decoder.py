@@ -9,10 +9,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from ropepatch.errors import InputError
+from ropepatch.verify.caches import Cache, Held
 from ropepatch.verify.shape import LayerRope, Shape
 from ropepatch.verify.weights import Weights
 
@@ -20,42 +20,6 @@ from ropepatch.verify.weights import Weights
 SLICE = 128 << 20
 #: sees the layer, the rotated queries and keys (rows, heads, length, head_dim)
 Observer = Callable[[int, Any, Any], None]
-
-
-@dataclass
-class Cache:
-    """Keys and values of a prefix, by layer."""
-
-    keys: list[Any] = field(default_factory=list)
-    values: list[Any] = field(default_factory=list)
-
-    @property
-    def length(self) -> int:
-        """Tokens held."""
-        return int(self.keys[0].shape[2]) if self.keys else 0
-
-    def cut(self, length: int) -> Cache:
-        """The same for the first ``length`` tokens; nothing is copied."""
-        return Cache([key[:, :, :length] for key in self.keys], [value[:, :, :length] for value in self.values])
-
-
-class Held:
-    """Slices of weights that stay in memory.
-
-    Args:
-        limit: how many bytes they may have together; None for any number.
-    """
-
-    def __init__(self, limit: int | None = 0) -> None:
-        self.limit, self.taken = limit, 0
-        self.slices: dict[tuple[str, int, int], Any] = {}
-
-    def add(self, key: tuple[str, int, int], value: Any) -> None:
-        """Keep a slice if there is room."""
-        size = value.numel() * value.element_size()
-        if self.limit is None or self.taken + size <= self.limit:
-            self.slices[key] = value
-            self.taken += size
 
 
 class Decoder:

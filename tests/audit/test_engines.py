@@ -23,7 +23,7 @@ from ropepatch.audit import completions, statistics
 from ropepatch.audit.result import Audit
 from ropepatch.audit.torch_engine import Model, prefill
 from ropepatch.errors import HubError, UsageError
-from ropepatch.verify.decoder import Cache
+from ropepatch.verify.caches import Cache
 from tests.support.command import ROOT
 from tests.support.command import ropepatch as command
 
