@@ -72,6 +72,8 @@ def read_list(path: str) -> list[str]:
             text = file.read(_LIST + 1)
     if len(text) > _LIST:
         raise InputError(f"is too long for a list of refs (limit {_LIST} characters)", where=path)
+    if "\0" in text:
+        raise InputError("is no text", where=path, hint="a list has one ref a line; leave --from out to read a model")
     refs = [line.strip() for line in text.splitlines()]
     found = list(dict.fromkeys(ref for ref in refs if ref and not ref.startswith("#")))
     if not found:
@@ -80,8 +82,8 @@ def read_list(path: str) -> list[str]:
 
 
 def models_in(folder: str | Path) -> list[str]:
-    """The GGUF models right in a folder, split ones by their first shard, without the heads and bodies of overlays;
-    or those of a repository on the Hub, at one commit.
+    """The GGUF models right in a folder, split ones by their first shard, without vision projectors and importance
+    matrices; or those of a repository on the Hub, at one commit.
 
     Raises:
         InputError: it is no folder, or holds none.
@@ -91,16 +93,18 @@ def models_in(folder: str | Path) -> list[str]:
         from ropepatch.hub import mirror
 
         return mirror.models(str(folder))
+    from ropepatch.hub import choosing
+
     root = Path(folder)
+    if not root.exists():
+        raise InputError("no such file or directory", where=str(folder))
     if not root.is_dir():
-        raise InputError("is no folder", where=str(folder), hint="--all patches every GGUF file in a folder")
-    found = []
-    for path in sorted(root.glob("*.gguf")):
-        match = naming.SHARD.match(path.name)
-        if match is None or int(match["number"]) == 1:
-            found.append(str(path))
+        raise InputError("is no folder", where=str(folder), hint="--all takes a folder of GGUF files")
+    found = [str(root / name) for name in choosing.firsts(path.name for path in root.glob("*.gguf"))]
     if not found:
-        raise InputError("holds no GGUF file", where=str(folder))
+        raise InputError(
+            "holds no GGUF file", where=str(folder), hint="--from takes a list of checkpoints of any format"
+        )
     return found
 
 

@@ -11,7 +11,7 @@ from ropepatch.bundle import Bundle
 from ropepatch.containers import gguf
 from ropepatch.patch import Edit
 from ropepatch.storage.digesting import Digests
-from ropepatch.storage.files import Progress
+from ropepatch.storage.ranges import Progress
 from ropepatch.storage.splice import Splice
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from ropepatch.evidence import Evidence
 from ropepatch.hub import refs
 from ropepatch.manifest import Manifest
 from ropepatch.patch import Patch, group_edits
-from ropepatch.storage import files, journal, kernel
+from ropepatch.storage import files, journal, kernel, ranges
 from ropepatch.storage.splice import Splice
 from ropepatch.verify import after_write, structure
 
@@ -186,7 +186,7 @@ class _Job:
         """The unit in which tensor data shall move: whole blocks in place, and in files that are large enough for it to
         matter: blocks can be shared then where the file system shares them, and are copied faster where it does not."""
         folder = self.target.root if self.target.kind != "folder" else self.target.root.parent
-        large = any(self.source.path(name).stat().st_size >= files.SHARED_FROM for name in names)
+        large = any(self.source.path(name).stat().st_size >= ranges.SHARED_FROM for name in names)
         return kernel.block_size(folder) if self.in_place or large else 0
 
     def _finish(

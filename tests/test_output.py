@@ -16,7 +16,7 @@ import ropepatch
 from ropepatch import output, schemas
 from ropepatch.bundle import bundle_of
 from ropepatch.errors import CheckFailed, InputError, UsageError, WouldOverwrite
-from ropepatch.storage import files
+from ropepatch.storage import files, ranges
 from tests.support import llamacpp_formula as engine
 from tests.support import tiny
 from tests.support.outputs import SPEC, digest, tree
@@ -24,7 +24,7 @@ from tests.support.outputs import SPEC, digest, tree
 
 def flip_in_copies(monkeypatch: pytest.MonkeyPatch, *, at: int) -> None:
     """Let every copy of a long range put one wrong byte at a place counted from the range's end."""
-    original = files.copy_range
+    original = ranges.copy_range
 
     def broken(source: int, target: int, offset: int, length: int, *rest: Any, **options: Any) -> None:
         original(source, target, offset, length, *rest, **options)
@@ -33,7 +33,7 @@ def flip_in_copies(monkeypatch: pytest.MonkeyPatch, *, at: int) -> None:
             there = os.pread(source, 1, offset + length - at)
             os.pwrite(target, bytes([there[0] ^ 0x40]), end - at)
 
-    monkeypatch.setattr(files, "copy_range", broken)
+    monkeypatch.setattr(ranges, "copy_range", broken)
 
 
 @pytest.mark.parametrize("method", ["ntk", "yarn", "mrrope-pro"])

@@ -119,11 +119,10 @@ def _check_class(dialect: HfDialect, group: RopeGroup, options: Lowering) -> Non
     if kind is None:
         _check_base(dialect, group)
         return
-    reason = _refusal(dialect, kind)
-    if reason is None and group.rotary_dim % 2:
-        reason = f"it rotates {group.rotary_dim} dimensions, an odd number"
+    odd = group.rotary_dim % 2 == 1
+    reason = _refusal(dialect, kind) or (f"it rotates {group.rotary_dim} dimensions, an odd number" if odd else None)
     if reason is not None:
-        others = [kind for kind in hf_scaling.READ if kind != "default" and _refusal(dialect, kind) is None]
+        others = [] if odd else [name for name in hf_scaling.READ if name != "default" and not _refusal(dialect, name)]
         raise MethodUnsupported(
             f"model type {dialect.section.model_type} does not take rope_type {kind}: {reason}",
             where=str(dialect.path),

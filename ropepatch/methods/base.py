@@ -132,7 +132,7 @@ class Method(ABC):
         Raises:
             ParameterError: a setting is unknown, missing or impossible.
         """
-        fields = {field.name for field in dataclasses.fields(cls)}
+        fields = {field.name: field for field in dataclasses.fields(cls)}
         values: dict[str, Any] = {}
         if "factor" in fields:
             values["factor"] = target.factor
@@ -140,6 +140,9 @@ class Method(ABC):
             if target.original is None and "original_max_position_embeddings" not in settings:
                 raise ParameterError(f"{cls.name} needs the original context; pass --original-length")
             values["original_max_position_embeddings"] = target.original
+        for key, field in fields.items():
+            if key not in values and key not in settings and field.default is dataclasses.MISSING:
+                raise ParameterError(f"{cls.name} needs {key}; pass --set {key}=VALUE")
         return cls.from_parameters({**values, **settings})
 
     @classmethod

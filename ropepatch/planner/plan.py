@@ -166,6 +166,8 @@ def plan(
         raise UsageError(f"a length is 1 to {MAX_CONTEXT} tokens, not {length}")
     law = DEFAULT_GAMMA if target_gamma is None else target_gamma
     gamma.theta_design(law, length)  # an impossible γ is an error even where the table does not need it
+    if target_gamma is not None and (method or "theta").split("+")[0] != "theta":
+        raise UsageError(f"a target γ sets the base of theta; {method} has no such parameter")
     if target_gamma is not None and method is None:
         method = "theta"
     begin = starting.of(model, group, existing, original)

@@ -143,6 +143,7 @@ class Runtime(ABC):
         caps_context: it serves no more than the context that it derives, unless told otherwise.
         from_folder: it starts from a folder on the disk and takes no name of the Hub.
         abbreviation: its name in the head of a wide table, where another than ``name``.
+        avoided: notes that its launch line says again as options to avoid.
         version: the release whose behaviour is predicted.
         engine: the same, for messages.
     """
@@ -154,6 +155,7 @@ class Runtime(ABC):
     caps_context: ClassVar[bool] = False
     from_folder: ClassVar[bool] = False
     abbreviation: ClassVar[str | None] = None
+    avoided: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, version: Version) -> None:
         self.version = version

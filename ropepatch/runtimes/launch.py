@@ -95,9 +95,10 @@ def lines(
             found.append(Launch(name, "", notes=_notes(predicted), ignored=dropped))
             continue
         order = _order(ref, wanted, predicted, rope, path)
-        text, avoid = runtimes.get(name).launch(order, predicted)
+        runtime = runtimes.get(name)
+        text, avoid = runtime.launch(order, predicted)
         off = () if rope is not None or _as_written(profile, predicted, wanted) else (_OTHER,)
-        notes = (*off, *_notes(predicted))
+        notes = (*off, *(note for note in _notes(predicted) if note not in runtime.avoided))
         found.append(Launch(name, text, avoid, notes, length=wanted, context=order.context))
     return found
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ropepatch.verify.caches import Cache
+from ropepatch.verify.cache import Cache
 from ropepatch.verify.decoder import Decoder
 
 #: tokens of a text that are run at once; bounds the attention matrix

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from ropepatch.errors import InputError
-from ropepatch.storage.files import Progress, expect
+from ropepatch.storage.ranges import Progress, expect
 from ropepatch.storage.splice import Splice, segments
 
 if TYPE_CHECKING:

@@ -163,8 +163,7 @@ def torch_engine(
         import torch
 
     from ropepatch.verify import shape, weights
-    from ropepatch.verify.caches import Held
-    from ropepatch.verify.decoder import Decoder
+    from ropepatch.verify.decoder import Decoder, Held
 
     sizes = shape.read(checkpoint)
     count = sizes.layers if layers is None else min(layers, sizes.layers)

@@ -223,7 +223,7 @@ def tokenizer_limit(subject: Subject) -> Iterator[Hit]:
         return
     concerned = subject.scope.of("vllm")
     edits = (subject.put(("model_max_length",), declared, TOKENIZER),)
-    text = f"is {limit:,.0f}, the model declares {declared:,} tokens; vllm takes the smaller one"
+    text = f"the tokenizer's limit is {limit:,.0f}, the model declares {declared:,} tokens; vllm takes the smaller one"
     yield Hit("model_max_length", text, concerned, edits, f"set it to {declared}", file=TOKENIZER)
 
 

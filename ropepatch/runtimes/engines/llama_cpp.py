@@ -16,7 +16,8 @@ from ropepatch.runtimes.llama_cpp_table import ARCHITECTURES
 BEHAVIOURS = (Behaviour((0,), "since December 2025", (0, 6, 0)),)
 #: a context is allocated in multiples of this many tokens
 PADDING = 256
-_MAGNITUDE = "the magnitude is not 1: context shift, cache reuse and self-extend would apply it to the keys again"
+#: what a context with an attention factor must not do
+SHIFTS = "a context shift, cache reuse or self-extend multiplies the cached keys by the attention factor again"
 
 
 class LlamaCpp(Runtime):
@@ -25,6 +26,7 @@ class LlamaCpp(Runtime):
     name = "llama.cpp"
     behaviours = BEHAVIOURS
     rank = 50
+    avoided = (SHIFTS,)
     reads_formats = ("gguf",)
 
     def __init__(
@@ -57,9 +59,7 @@ class LlamaCpp(Runtime):
         flags = "--rope-scaling, --rope-scale, --rope-freq-base: flags win over what the file says"
         if not order.magnitude:
             return command, (flags,)
-        shifts = (
-            "--context-shift, --cache-reuse, --grp-attn-n: a shift multiplies the cached keys by the magnitude again"
-        )
+        shifts = "--context-shift, --cache-reuse, --grp-attn-n: cached keys get the attention factor a second time"
         return f"{command} --no-context-shift", (flags, shifts)
 
     def allocated(self, profile: RopeProfile, length: int | None) -> int | None:
@@ -74,7 +74,7 @@ class LlamaCpp(Runtime):
         scale = result.attention_scale
         notes: list[str] = []
         if not math.isclose(scale, 1.0, rel_tol=1e-9):
-            notes.append(_MAGNITUDE)
+            notes.append(SHIFTS)
         switched = any(isinstance(stage, (LongRope, Factors)) and not stage.static for stage in stages(group.scaling))
         if switched:
             notes.append(f"one list for all sequences, chosen by the allocated context ({allocated} tokens)")

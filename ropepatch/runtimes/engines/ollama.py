@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
+from pathlib import PurePath
 
+from ropepatch.bundle import stem_of
 from ropepatch.runtimes.base import Behaviour, Order, Prediction, Runtime, Source, Version
 from ropepatch.runtimes.engines.llama_cpp import LlamaCpp
 from ropepatch.runtimes.llama_cpp_table import OLLAMA_NAMES
@@ -42,7 +45,8 @@ class Ollama(Runtime):
         served = min(order.length, order.context or order.length)
         # a bare name would be looked up among Ollama's own models
         path = order.ref if "/" in order.ref else f"./{order.ref}"
-        text = f"FROM {path}\nPARAMETER num_ctx {served}"
+        name = re.sub(r"[^a-z0-9._-]+", "-", stem_of(PurePath(order.ref).name).lower()).strip("-") or "model"
+        text = f"# Modelfile, for: ollama create {name} -f Modelfile\nFROM {path}\nPARAMETER num_ctx {served}"
         return text, (
             "LLAMA_ARG_ROPE_* and LLAMA_ARG_YARN_* in its environment: they reach llama-server and win over the file",
         )
