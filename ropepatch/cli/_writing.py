@@ -177,7 +177,7 @@ def finish(
 
         client.bars(not (out.json or out.quiet))
     if sign is not None:
-        from ropepatch.signing import private_key
+        from ropepatch.signing_keys import private_key
 
         private_key(sign)  # a key that cannot be read is said before anything is written
     source = writer.source_of(patch, weights)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ropepatch.checkpoint import MAX_CONTEXT, Checkpoint
+from ropepatch.checkpoint import Checkpoint
 from ropepatch.checkpoint import open as opened
 from ropepatch.errors import InputError, UsageError
 from ropepatch.methods import REGISTRY
@@ -17,6 +17,7 @@ from ropepatch.planner.candidates import Candidate
 from ropepatch.planner.cost import Cost, cost
 from ropepatch.planner.start import Start
 from ropepatch.planner.verdict import Reason
+from ropepatch.profile import MAX_CONTEXT
 
 if TYPE_CHECKING:
     from ropepatch.runtimes.launch import Launch
