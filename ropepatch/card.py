@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ropepatch import _callable, bundle, naming
+from ropepatch import _callable, bundle, located, naming
 from ropepatch.containers import front_matter, json_text
 from ropepatch.errors import InputError
+from ropepatch.hub import refs
 from ropepatch.manifest import Manifest
-from ropepatch.manifest import read as read_manifest
 from ropepatch.report import card_section
 from ropepatch.storage import files
+from ropepatch.storage.remote import bring
 
 CARD = "README.md"
 MAX_SIZE = 8 << 20
@@ -129,14 +130,13 @@ def card(
     Raises:
         InputError: there is no manifest, or a file cannot be read.
     """
-    path = Path(ref)
-    if not path.exists():
-        raise InputError("no such file or directory", where=str(ref))
-    found = bundle.bundle_of(path)
-    record = read_manifest(found.manifest)
+    there = located.find(ref)
+    found = there.files
+    if repo is None and refs.is_remote(there.ref):
+        repo = refs.parse(there.ref).repo
     return of_output(
         found,
-        record,
+        there.record,
         _text(Path(base_card)) if base_card else None,
         base_ref=base_ref,
         repo=repo or (found.stem if found.kind == "folder" else found.anchor.name.removesuffix(".gguf")),
@@ -159,7 +159,7 @@ def of_output(
         record.document,
         base_ref=base_ref,
         repo=repo,
-        config=_document(found.path("config.json")) if found.kind == "folder" else None,
+        config=_document(bring(found.path("config.json"))) if found.kind == "folder" else None,
         verification=_document(_evidence(found, naming.EVIDENCE, naming.EVIDENCE_SUFFIX)),
         audit=audit or _document(_evidence(found, naming.AUDIT, naming.AUDIT_SUFFIX)),
     )
@@ -181,12 +181,12 @@ def write(path: Path, text: str, *, base: Path) -> None:
 
 
 def _beside(found: bundle.Bundle) -> str | None:
-    path = found.path(CARD)
-    return _text(path) if found.kind == "folder" and path.is_file() else None
+    path = bring(found.path(CARD)) if found.kind == "folder" else None
+    return _text(path) if path is not None and path.is_file() else None
 
 
 def _evidence(found: bundle.Bundle, folder_name: str, suffix: str) -> Path:
-    return found.root / (folder_name if found.kind == "folder" else found.stem + suffix)
+    return bring(found.root / (folder_name if found.kind == "folder" else found.stem + suffix))
 
 
 def _text(path: Path) -> str:

@@ -345,6 +345,7 @@ def revert(
         InputError: there is no manifest, or the checkpoint has changed since.
         CheckFailed: what was restored has another sha256 than the input had.
     """
+    refs.refuse(ref, "revert")
     _refuse_unsynced(in_place, sync)
     ref = Path(ref)
     if not ref.exists():
@@ -391,6 +392,7 @@ def recover(ref: str | Path, *, progress: Progress | None = None) -> list[Path]:
     Raises:
         InputError: another process is at work on them, or they are not what the interrupted change left.
     """
+    refs.refuse(ref, "recover")
     ref = Path(ref)
     if not ref.parent.is_dir():
         raise InputError("no such file or directory", where=str(ref))

@@ -22,6 +22,7 @@ from ropepatch import manifest, naming
 from ropepatch.bundle import Bundle, Progress, bundle_of
 from ropepatch.containers import json_text
 from ropepatch.errors import InputError, UsageError
+from ropepatch.hub import refs
 from ropepatch.located import Located
 from ropepatch.storage import files
 from ropepatch.storage.digesting import Digests
@@ -79,6 +80,7 @@ def sign(
         UsageError: cryptography is not installed.
         WouldOverwrite: there is a signature already.
     """
+    refs.refuse(ref, "signing")
     private = private_key(key)
     path = Path(ref)
     if not path.exists():

@@ -11,12 +11,23 @@ if TYPE_CHECKING:
 
 
 def read(path: str) -> Manifest | Patch:
-    """The manifest or patch in a file.
+    """The manifest or patch in a file, or the manifest of an output.
 
     Raises:
         InputError: the file holds neither.
+        HubError: it is on the Hub and cannot be had.
     """
-    from ropepatch import manifest, patch
+    from ropepatch import located, manifest, patch
+    from ropepatch.hub import refs
+
+    if refs.is_remote(path):
+        if not path.endswith(".json"):
+            return located.find(path).record
+        from ropepatch.hub import mirror
+
+        path = str(mirror.small(path))
+    elif Path(path).is_dir() or path.endswith(".gguf"):
+        return located.find(path).record
     from ropepatch.containers import json_text
     from ropepatch.errors import InputError
 

@@ -90,6 +90,21 @@ def parse(ref: str) -> HubRef:
     return HubRef(f"{org}/{name}", revision or None, file or None)
 
 
+def refuse(ref: object, doing: str) -> None:
+    """Refuse a place on the Hub where files have to be here.
+
+    Raises:
+        UsageError: ``ref`` begins as one.
+    """
+    text = str(ref)
+    if text.startswith(SCHEME.rstrip("/")):  # a path has lost one of the slashes
+        place = parse(SCHEME + text.removeprefix(SCHEME.rstrip("/")).lstrip("/"))
+        raise UsageError(
+            f"{place} is on the Hub, and {doing} works on files that are here",
+            hint=f"hf download {place.repo} --local-dir {place.repo.rsplit('/', 1)[-1]}",
+        )
+
+
 def repo_name(text: str) -> str:
     """``org/name`` as the target of a push.
 
