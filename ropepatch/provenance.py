@@ -85,7 +85,7 @@ def verify_manifest(
         ("other files", look.others),
     ]
     if input is not None:
-        parts.append(("given input", lambda: look.given(Path(input))))
+        parts.append(("given input", lambda: look.given(input)))
     if signature is not None and key is not None:
         from ropepatch import signing
 

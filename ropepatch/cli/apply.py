@@ -138,9 +138,12 @@ def _publish(
     if not (publishing["to"] or publishing["branch"] or publishing["pr"]):
         name = next(name for name, usual in PUBLISHING.items() if publishing[name] != usual)
         raise UsageError(f"--{name.replace('_', '-')} goes with --to, --branch or --pr")
-    idle = [name for name in ("in_place", "overlay") if writing[name]]
+    idle = [name for name in ("in_place", "overlay", "sign") if writing[name]]
     if idle:
-        raise UsageError(f"--{idle[0].replace('_', '-')} and publishing exclude each other")
+        raise UsageError(
+            f"--{idle[0].replace('_', '-')} and publishing exclude each other",
+            hint="write it with -o and --sign first, then ropepatch push" if idle[0] == "sign" else None,
+        )
     client.bars(not (out.json or out.quiet))
     kept = {name: writing[name] for name in ("output", "weights", "digest", "verify", "dry_run")}
     with out.progress("writing and checking") as progress:
