@@ -21,7 +21,7 @@ LINES = ("4.57.6", "5.23.0")
 TEXTS = ("full", "sparse")
 #: the module exists and the default config leaves it out of the model
 UNUSED = {"esm", "granitemoehybrid", "seamless_m4t", "wav2vec2-bert", "wav2vec2-conformer", "zamba2"}
-#: what the line cannot write: 4.57.6 ends save_pretrained of this class with an AttributeError, so that nobody has such a file
+#: what nobody has: save_pretrained of this class ends with an AttributeError in 4.57.6
 UNWRITTEN = {("4.57.6", "phi4_multimodal", "sparse")}
 #: the module permutes the frequencies by M-RoPE section, which is the runtime's doing and no setting
 PERMUTED = {"ernie4_5_vl_moe", "ernie4_5_vl_moe_text"}
