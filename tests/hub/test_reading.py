@@ -61,7 +61,7 @@ def test_forty_gigabytes(hub: HubServer, shell: Shell, ref: str, command: tuple[
     """A command that reads metadata moves less than 8 MB of a model of 40 GB, in a handful of requests."""
     done = shell.run(command[0], ref, *command[1:], "--json")
 
-    assert done.code in (0, 1), done.err
+    assert done.code == 0, done.err
     assert done.document["schema"].startswith("ropepatch.")
     assert hub.sent < BYTES
     assert len(hub.log) <= REQUESTS
