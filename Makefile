@@ -6,18 +6,20 @@ DEMO   := build/demo
 CONFORMANCE := build/conformance
 CORE   := $(VENV)/.core-installed
 TEST   := $(VENV)/.test-installed
+OLAH   := $(VENV)/olah
 MODEL  := fixtures/tiny-llama.gguf
 SOURCE := $(shell find ropepatch schemas -type f -not -name '*.pyc' 2>/dev/null)
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo setup test conformance fuzz picture lint format docs docs-check bench bench-audit fixtures gpu-evidence clean
+.PHONY: help demo setup test conformance hub-oldest fuzz picture lint format docs docs-check bench bench-audit fixtures gpu-evidence clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo      patch a small GGUF with YaRN x4: before, after, verification, manifest, undo; audit a trained one"
 	@echo "make test      install what the tests need and run them all"
 	@echo "make conformance  fetch vLLM's and mlx-lm's own code and hold the predictions against it (340 MB)"
+	@echo "make hub-oldest  run the Hub's tests with the oldest supported release of huggingface_hub"
 	@echo "make fuzz      feed broken files to every reader for FUZZ_SECONDS (600); keeps what it finds as a test"
 	@echo "make lint      ruff check, ruff format --check, mypy"
 	@echo "make format    let ruff rewrite what it can"
@@ -48,6 +50,17 @@ $(TEST): pyproject.toml | $(BIN)/python
 	@$(BIN)/pip install --quiet --only-binary mlx,mlx-cpu --editable '.[mlx]' || \
 	  echo "no mlx-lm for this system: its live tests will be skipped"
 	@touch $@
+
+# A mirror of the Hub that this project did not write, for one test. Its requirements have floors and ceilings of their
+# own, so that it gets an environment to itself, in which what is missing beside the tests' packages is installed.
+$(OLAH)/.tried: $(TEST)
+	@rm -rf $(OLAH)
+	@$(BIN)/python -m venv --without-pip $(OLAH) && \
+	  $(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+	    > $$($(OLAH)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/tests.pth && \
+	  $(BIN)/pip --python $(OLAH)/bin/python install --quiet 'olah>=0.5.4' && touch $(OLAH)/.works || \
+	  echo "olah does not install here: the test that reads through it will be skipped"
+	@mkdir -p $(OLAH) && touch $@
 
 $(MODEL): | $(CORE)
 	$(BIN)/python fixtures/make_fixtures.py
@@ -104,15 +117,25 @@ demo: $(CORE) $(MODEL)
 
 setup: $(TEST)
 
-test: $(TEST)
-	$(BIN)/python -m pytest -n 2
+test: $(TEST) $(OLAH)/.tried
+	@[ ! -e $(OLAH)/.works ] || export ROPEPATCH_OLAH_PYTHON=$(abspath $(OLAH))/bin/python; \
+	  echo "$(BIN)/python -m pytest -n 2"; $(BIN)/python -m pytest -n 2
 
 # Opt-in: other engines' own rotary classes, in an environment of their own beside .venv.
 conformance: $(TEST)
 	$(BIN)/python tests/conformance/optional/environment.py $(CONFORMANCE)
 	$(CONFORMANCE)/bin/python -m pytest tests/conformance/optional tests/runtimes/test_live.py
 
+# Opt-in: the Hub's tests with the oldest release of its client that pyproject.toml allows.
+hub-oldest: $(TEST)
+	$(BIN)/python -m venv --without-pip build/hub-oldest
+	@$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+	  > $$(build/hub-oldest/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/tests.pth
+	$(BIN)/pip --python build/hub-oldest/bin/python install --quiet huggingface-hub==1.31.0
+	PYTHONPATH=. build/hub-oldest/bin/python -m pytest tests/hub
+
 picture: $(TEST)
+	rm -f docs/images/audit.png
 	$(BIN)/ropepatch $(PICTURE) --png docs/images/audit.png
 
 # atheris, which has no wheel for every Python, is asked for but not insisted on: without it hypothesis does the work.
