@@ -80,8 +80,8 @@ def read_list(path: str) -> list[str]:
 
 
 def models_in(folder: str | Path) -> list[str]:
-    """The GGUF models right in a folder, split ones by their first shard, without the heads and bodies of overlays;
-    or those of a repository on the Hub, at one commit.
+    """The GGUF models right in a folder, split ones by their first shard, without vision projectors and importance
+    matrices; or those of a repository on the Hub, at one commit.
 
     Raises:
         InputError: it is no folder, or holds none.
@@ -91,16 +91,18 @@ def models_in(folder: str | Path) -> list[str]:
         from ropepatch.hub import mirror
 
         return mirror.models(str(folder))
+    from ropepatch.hub import choosing
+
     root = Path(folder)
+    if not root.exists():
+        raise InputError("no such file or directory", where=str(folder))
     if not root.is_dir():
-        raise InputError("is no folder", where=str(folder), hint="--all patches every GGUF file in a folder")
-    found = []
-    for path in sorted(root.glob("*.gguf")):
-        match = naming.SHARD.match(path.name)
-        if match is None or int(match["number"]) == 1:
-            found.append(str(path))
+        raise InputError("is no folder", where=str(folder), hint="--all takes a folder of GGUF files")
+    found = [str(root / name) for name in choosing.firsts(path.name for path in root.glob("*.gguf"))]
     if not found:
-        raise InputError("holds no GGUF file", where=str(folder))
+        raise InputError(
+            "holds no GGUF file", where=str(folder), hint="--from takes a list of checkpoints of any format"
+        )
     return found
 
 

@@ -46,7 +46,7 @@ class Located:
 
 
 def find(ref: str | Path) -> Located:
-    """The output that ``ref`` names.
+    """The output that ``ref`` names, by itself or by its manifest.
 
     Raises:
         InputError: there is no such output, or no manifest.
@@ -57,16 +57,28 @@ def find(ref: str | Path) -> Located:
     path = Path(ref)
     if not path.exists():
         raise InputError("no such file or directory", where=str(ref))
-    found = bundle.bundle_of(path)
+    found = bundle.bundle_of(_described(path))
     if not found.manifest.exists() and path.is_file() and (path.parent / naming.MANIFEST).exists():
         found = bundle.bundle_of(path.parent)
     return Located(str(ref), found, manifest.read(found.manifest))
 
 
+def _described(path: Path) -> Path:
+    """The output that a manifest describes; any other path as it is."""
+    if path.name == naming.MANIFEST and path.is_file():
+        return path.parent
+    if not path.name.endswith(naming.MANIFEST_SUFFIX):
+        return path
+    name = PurePosixPath(next(iter(manifest.read(path).subjects), "")).name
+    if not name or not path.with_name(name).exists():
+        raise InputError(f"describes {name or 'nothing'}, which is not beside it", where=str(path))
+    return path.with_name(name)
+
+
 def _on_the_hub(ref: str) -> Located:
     from ropepatch.hub import choosing, mirror
 
-    opened = mirror.opened(ref)
+    opened = mirror.opened(ref, exact=True)
     if opened.mirror is None or opened.snapshot is None:  # working offline, from the cache
         return Located(str(opened.ref), (found := bundle.bundle_of(opened.path)), manifest.read(found.manifest))
     file, listed = opened.ref.file, opened.snapshot.files

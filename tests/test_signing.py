@@ -243,3 +243,24 @@ def test_a_signature_stays_with_its_output(tmp_path: Path) -> None:
     assert (first / "model.sig").exists()
     assert not (tmp_path / "second" / "model.sig").exists()
     assert sorted(os.listdir(tmp_path / "back")) == sorted(os.listdir(tmp_path / "model"))
+
+
+def test_a_signature_goes_when_it_becomes_false(output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change in place takes the signature of what was there with it, and so does undoing one; a failed change not."""
+    private, public = keys(tmp_path / "keys")
+    first = ropepatch.sign(output, private)
+
+    with monkeypatch.context() as failing:
+        failing.setattr("ropepatch.manifest.build", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            ropepatch.open(output).patch("ntk", 2.0, existing="replace").write(in_place=True)
+    kept = ours(output, first, public)
+    ended = run("apply", "--method", "ntk", "--factor", 2, "--existing", "replace", "--in-place", output)
+
+    assert kept.startswith("PASSED")
+    assert ended.code == 0, ended.err
+    assert not first.exists()
+    ropepatch.sign(output, private)
+    assert run("revert", "--in-place", output).code == 0
+    assert not first.exists()
+    assert not list(output.parent.rglob("*journal"))

@@ -46,8 +46,8 @@ def prepare(hub: HubServer, folder: Path, kept: Path) -> Mapping[str, str]:
     for path in sorted((kept / "large").glob("*.safetensors")):
         hub.store.sparse("org/large", path.name, path)
     hub.store.seed("org/large", {path.name: path for path in (kept / "large").glob("*.json")})
-    sparse_gguf(kept / "Q8_0.gguf")
-    sparse_gguf(kept / "Q4_K.gguf", size=20 << 30)
+    sparse_gguf(kept / "Q8_0.gguf", vocabulary="gpt-oss")
+    sparse_gguf(kept / "Q4_K.gguf", size=20 << 30, vocabulary="gpt-oss")
     hub.store.sparse("org/large-GGUF", "large-Q8_0.gguf", kept / "Q8_0.gguf")
     hub.store.sparse("org/large-GGUF", "large-Q4_K.gguf", kept / "Q4_K.gguf")
     random_gguf(kept / "quarter.gguf", 256)

@@ -242,8 +242,8 @@ class _Run:
                 if self.progress:
                     self.progress(f"{length:,} tokens, {variant.name}, {task}")
                 for cell in cells:
+                    self.result.cells.append(cell)  # first: an interrupt may come while the journal is written
                     self.journal.add(cell)
-                    self.result.cells.append(cell)
         except KeyboardInterrupt:
             self.result.interrupted = True
 
@@ -255,8 +255,8 @@ class _Run:
         if self.progress:
             self.progress(f"{length:,} tokens, {variant.name}, {task}")
         for cell in measure(self.engine, variant, self._work(task, length), limit=self.limit, skip=known):
-            self.journal.add(cell)
             self.result.cells.append(cell)
+            self.journal.add(cell)
 
     def _work(self, task: str, length: int) -> Work:
         result = self.result

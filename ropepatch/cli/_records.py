@@ -1,4 +1,4 @@
-"""Reading what an earlier run printed or wrote."""
+"""Reading what an earlier run printed or wrote: a patch, a manifest, or an output with its manifest."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ if TYPE_CHECKING:
 
 
 def read(path: str) -> Manifest | Patch:
-    """The manifest or patch in a file.
+    """The manifest or patch in a file, or the manifest of an output.
 
     Raises:
-        InputError: the file holds neither.
+        InputError: it is none of them.
     """
-    from ropepatch import manifest, patch
+    from ropepatch import located, manifest, patch
     from ropepatch.containers import json_text
     from ropepatch.errors import InputError
 
+    if Path(path).is_dir() or Path(path).suffix in (".gguf", ".safetensors"):
+        return located.find(Path(path)).record
+    if not Path(path).exists():
+        raise InputError("no such file or directory", where=path)
     _, document = json_text.read(path)
     schema = document.get("schema")
     if schema == manifest.SCHEMA:
@@ -28,7 +32,7 @@ def read(path: str) -> Manifest | Patch:
         raise InputError(
             "is neither a manifest nor a patch of ropepatch",
             where=path,
-            hint="give the .ropepatch.json beside an output, or what apply --dry-run --json printed",
+            hint="give an output, the .ropepatch.json beside it, or what apply --dry-run --json printed",
         )
     try:
         return patch.Patch.from_json(document)

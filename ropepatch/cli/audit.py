@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ropepatch.cli._options import examples, standard
+from ropepatch.cli._options import examples, number_of_tokens, standard
 from ropepatch.cli._output import Output
 
 if TYPE_CHECKING:
@@ -196,11 +196,10 @@ def _factor(text: str) -> float:
 def _tokens(text: str) -> int:
     from ropepatch.errors import UsageError
 
-    number, unit = (text[:-1], text[-1].lower()) if text[-1:].lower() in ("k", "m") else (text, "")
     try:
-        return round(float(number) * {"": 1, "k": 1 << 10, "m": 1 << 20}[unit])
-    except (ValueError, OverflowError):
-        raise UsageError(f"{text!r} is no number of tokens; 4k is 4096") from None
+        return number_of_tokens(text)
+    except ValueError:
+        raise UsageError(f"{text!r:.40} is no number of tokens; 4k is 4096") from None
 
 
 def _depths(text: str) -> list[float]:

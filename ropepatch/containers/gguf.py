@@ -262,6 +262,7 @@ class _Scanner:
         self.at = 8
         self.endian = endian
         self._structs = {code: struct.Struct(endian + code) for code in "BbHhIif?Qqd"}
+        self._records = [struct.Struct(f"{endian}{dims}qiQ") for dims in range(MAX_DIMS + 1)]
         return Header(self.path, version, endian, self.size)
 
     def _unpack(self, code: str) -> Any:
@@ -354,8 +355,10 @@ class _Scanner:
         dims = self._unpack("I")
         if dims > MAX_DIMS:
             raise self.fail(f"tensor {name!r} has {dims} dimensions")
-        shape = tuple(self._unpack("q") for _ in range(dims))
-        kind, offset = self._unpack("i"), self._unpack("Q")
+        record = self._records[dims]
+        *lengths, kind, offset = record.unpack_from(self.data, self.at)
+        self.at += record.size
+        shape = tuple(lengths)
         size = self._size(name, shape, kind)
         if offset != self.data_end:
             raise self.fail(

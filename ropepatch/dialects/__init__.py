@@ -8,6 +8,9 @@ from ropepatch.dialects.base import Dialect
 from ropepatch.errors import InputError
 from ropepatch.naming import journals
 
+#: so many names of a folder are told
+_NAMED = 5
+
 
 def open(ref: str) -> Dialect:
     """The dialect that reads what ``ref`` names.
@@ -45,14 +48,27 @@ def _open_folder(path: Path) -> Dialect:
             return _json(path / name)
     for suffix in ("gguf", "safetensors"):
         found = sorted(path.glob(f"*.{suffix}"))
+        if suffix == "gguf":
+            found = _models(found)
         if len(found) == 1:
             return _gguf(found[0]) if suffix == "gguf" else _safetensors(found[0])
         if found and suffix == "gguf":
-            names = ", ".join(file.name for file in found[:5])
-            raise InputError(f"holds {len(found)} GGUF files", where=str(path), hint=f"name one of them: {names}")
+            names = ", ".join(file.name for file in found[:_NAMED])
+            more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+            raise InputError(f"holds {len(found)} GGUF models", where=str(path), hint=f"name one: {names}{more}")
         if found:
             raise InputError(f"holds {len(found)} safetensors files and no config.json", where=str(path))
     raise InputError("holds no config.json, params.json, GGUF or safetensors file", where=str(path))
+
+
+def _models(files: list[Path]) -> list[Path]:
+    """The models among a folder's GGUF files, as on the Hub: split ones by their first shard, no vision projectors."""
+    if len(files) < 2:
+        return files
+    from ropepatch.hub.choosing import firsts
+
+    names = set(firsts(file.name for file in files))
+    return [file for file in files if file.name in names] or files
 
 
 def _json(path: Path) -> Dialect:

@@ -17,16 +17,16 @@ from ropepatch.dialects import gguf_magnitude as magnitude
 from ropepatch.dialects import gguf_sliding
 from ropepatch.errors import InputError, NoRope
 from ropepatch.methods.base import Method, ParameterError
-from ropepatch.methods.by_parts import Llama3
+from ropepatch.methods.factors import Factors
 from ropepatch.methods.linear import Linear
-from ropepatch.methods.longrope import Factors, LongRope
-from ropepatch.methods.plain import NoScaling
+from ropepatch.methods.llama3 import Llama3
+from ropepatch.methods.longrope import LongRope
+from ropepatch.methods.none import NoScaling
 from ropepatch.methods.stack import Stack
 from ropepatch.methods.yarn import Yarn
 from ropepatch.profile import RopeGroup, RopeProfile, Source
-from ropepatch.runtimes import llama_cpp, llama_cpp_keys
-from ropepatch.runtimes.llama_cpp_table import FREQS, LONG, SHORT, Row
-from ropepatch.runtimes.ollama import ARCHITECTURES
+from ropepatch.runtimes import llama_cpp_keys
+from ropepatch.runtimes.llama_cpp_table import FREQS, LONG, SHORT, Row, reads
 
 if TYPE_CHECKING:
     from ropepatch.dialects.base import Lowering
@@ -112,7 +112,7 @@ class GgufDialect:
             InputError: the architecture is unknown.
             NoRope: it has no rotary embedding.
         """
-        row = llama_cpp.reads(ARCHITECTURES.get(self.architecture, self.architecture))
+        row = reads(self.architecture)
         if row is None:
             raise InputError(
                 f"architecture {self.architecture!r} is not one that llama.cpp loads",
@@ -188,7 +188,7 @@ class GgufDialect:
         names = all(self.key(name) == native.key(name) for name in ALIASES)
         if not self.translated or (names and self._sections() in (None, 4)):
             return {}
-        return {llama_cpp.LlamaCpp.name: native.lift(ref)}
+        return {"llama.cpp": native.lift(ref)}
 
     def _group(self, row: Row, notes: list[str]) -> RopeGroup:
         head = self.number("attention.key_length")

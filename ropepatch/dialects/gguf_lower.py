@@ -15,12 +15,15 @@ from ropepatch.dialects import gguf_sliding
 from ropepatch.dialects.base import Lowering
 from ropepatch.errors import InputError, MethodUnsupported
 from ropepatch.methods.base import Array, Method
-from ropepatch.methods.by_parts import Llama3
+from ropepatch.methods.factors import Factors
 from ropepatch.methods.linear import Linear
-from ropepatch.methods.longrope import Factors, LongRope
-from ropepatch.methods.ntk import Ntk, NtkCritical
-from ropepatch.methods.plain import NoScaling, Theta
+from ropepatch.methods.llama3 import Llama3
+from ropepatch.methods.longrope import LongRope
+from ropepatch.methods.none import NoScaling
+from ropepatch.methods.ntk import Ntk
+from ropepatch.methods.ntk_critical import NtkCritical
 from ropepatch.methods.stack import Stack
+from ropepatch.methods.theta import Theta
 from ropepatch.methods.yarn import Yarn
 from ropepatch.patch import Edit, Value, difference
 from ropepatch.profile import RopeGroup, RopeProfile

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ropepatch.errors import MethodUnsupported
 from ropepatch.frequencies import group_frequencies
-from ropepatch.methods.longrope import Factors
-from ropepatch.methods.ntk import Ntk, NtkCritical
-from ropepatch.methods.plain import NoScaling, Theta
+from ropepatch.methods.factors import Factors
+from ropepatch.methods.none import NoScaling
+from ropepatch.methods.ntk import Ntk
+from ropepatch.methods.ntk_critical import NtkCritical
+from ropepatch.methods.theta import Theta
 from ropepatch.profile import RopeGroup, RopeProfile
 from ropepatch.runtimes.llama_cpp_table import Row
 

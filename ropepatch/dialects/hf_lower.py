@@ -12,8 +12,9 @@ from ropepatch.dialects.base import Lowering
 from ropepatch.errors import MethodUnsupported
 from ropepatch.methods.base import Method
 from ropepatch.methods.longrope import LongRope
-from ropepatch.methods.ntk import Ntk, NtkCritical
-from ropepatch.methods.plain import Theta
+from ropepatch.methods.ntk import Ntk
+from ropepatch.methods.ntk_critical import NtkCritical
+from ropepatch.methods.theta import Theta
 from ropepatch.methods.yarn import Yarn
 from ropepatch.patch import Edit, Value, difference
 from ropepatch.profile import RopeGroup, RopeProfile

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ropepatch.errors import InputError, MethodUnsupported, NoRope
+from ropepatch.methods.dynamic import Dynamic
 from ropepatch.methods.linear import Linear
-from ropepatch.methods.ntk import Dynamic, ntk_theta
+from ropepatch.methods.ntk import ntk_theta
 
 if TYPE_CHECKING:
     from ropepatch.dialects.hf_families import Entry

@@ -9,8 +9,10 @@ from typing import Any
 
 from ropepatch.errors import InputError, MethodUnsupported
 from ropepatch.methods.base import Method
-from ropepatch.methods.ntk import Ntk, NtkCritical
-from ropepatch.methods.plain import NoScaling, Theta
+from ropepatch.methods.none import NoScaling
+from ropepatch.methods.ntk import Ntk
+from ropepatch.methods.ntk_critical import NtkCritical
+from ropepatch.methods.theta import Theta
 from ropepatch.patch import Edit, Value, difference
 from ropepatch.profile import RopeGroup
 

@@ -16,7 +16,7 @@ from ropepatch.hub import client, mirror, refs
 from ropepatch.hub.client import HubFile, Snapshot
 from ropepatch.hub.refs import HubRef
 from ropepatch.manifest import Manifest
-from ropepatch.storage import files
+from ropepatch.storage import files, ranges
 
 CARD = "README.md"
 #: what every repository has of its own
@@ -191,7 +191,7 @@ def _is(path: Path, recorded: HubFile | None, snapshot: Snapshot, name: str, pro
     if known is not None and path.samefile(known):
         return True
     if recorded.sha256:
-        files.expect(progress, recorded.size)
+        ranges.expect(progress, recorded.size)
         return files.sha256(path, progress=progress) == recorded.sha256
     return recorded.oid == git_blob(path.read_bytes())
 

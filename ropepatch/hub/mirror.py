@@ -1,8 +1,4 @@
-"""A checkpoint on the Hub as a folder of sparse files: metadata whole, headers of weights, and nothing of the weights.
-
-A GGUF's header is fetched to its end: keys may stand behind the tokenizer (ropepatch itself puts new ones there), and
-frequency factors are tensors, whose records come last. Arrays of numbers in it are stepped over.
-"""
+"""A checkpoint on the Hub as a folder of sparse files: metadata whole, headers of weights, nothing of the weights."""
 
 from __future__ import annotations
 
@@ -12,10 +8,10 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from ropepatch.containers import gguf, safetensors
+from ropepatch.containers import safetensors
 from ropepatch.dialects import inv_freq_tensors
 from ropepatch.errors import HubError, InputError
-from ropepatch.hub import client
+from ropepatch.hub import client, gguf_header
 from ropepatch.hub.choosing import METADATA, chosen, firsts, shards_of
 from ropepatch.hub.client import Ranges, Snapshot
 from ropepatch.hub.refs import HubRef, parse
@@ -24,14 +20,10 @@ from ropepatch.storage.remote import Mirror, Sparse
 
 #: the largest file that is fetched whole; an index of shards is the longest
 SMALL = 32 << 20
-#: a GGUF header with more than this is no model's; the largest vocabularies take about 20 MB
-MAX_HEADER = 64 << 20
-_FIRST, _LEAST, _MOST = 256 << 10, 128 << 10, 4 << 20
+_FIRST = 256 << 10
 #: the first request for a shard that is not the first: no tokenizer in it
 _FIRST_OF_SHARD = 32 << 10
 _FIRST_OF_SAFETENSORS = 64 << 10
-#: bytes that are left out between two ranges only if they are more
-_WORTH_SKIPPING = 128 << 10
 _MAX_HEADERS = 64
 _MAX_BUFFERS = 512
 _FACTOR_BYTES = 1 << 18
@@ -47,18 +39,25 @@ class Opened:
         path: where its mirror (or its snapshot in the cache) is.
         snapshot: what the repository holds; None when working offline.
         mirror: the folder of sparse files; None when working offline.
+        exact: headers were read with every byte.
     """
 
-    def __init__(self, ref: HubRef, path: Path, snapshot: Snapshot | None, mirror: Mirror | None) -> None:
-        self.ref, self.path, self.snapshot, self.mirror = ref, path, snapshot, mirror
+    def __init__(
+        self, ref: HubRef, path: Path, snapshot: Snapshot | None, mirror: Mirror | None, exact: bool = True
+    ) -> None:
+        self.ref, self.path, self.snapshot, self.mirror, self.exact = ref, path, snapshot, mirror, exact
 
 
 _OPENED: OrderedDict[str, Opened] = OrderedDict()
 _LOCK = threading.Lock()
 
 
-def opened(ref: str) -> Opened:
+def opened(ref: str, *, exact: bool = False) -> Opened:
     """The checkpoint that ``ref`` names, with what is needed to read its RoPE here.
+
+    Args:
+        ref: a place on the Hub.
+        exact: read every byte of a header, also the middle of large vocabularies.
 
     Raises:
         HubError: it cannot be had.
@@ -67,8 +66,8 @@ def opened(ref: str) -> Opened:
     """
     with _LOCK:
         known = _OPENED.get(ref)
-    if known is None:
-        known = _offline(parse(ref)) if client.offline() else _online(parse(ref))
+    if known is None or (exact and not known.exact):
+        known = _offline(parse(ref)) if client.offline() else _online(parse(ref), exact)
     with _LOCK:
         _OPENED[ref] = _OPENED[str(known.ref)] = known
         _OPENED.move_to_end(ref)
@@ -89,8 +88,10 @@ def models(ref: str) -> list[str]:
     place = parse(ref)
     if client.offline():
         folder = snapshot_folder(place)
-        names = [p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*.gguf"))] if folder else []
-        found = [str(place.at(folder.name).within(name)) for name in firsts(names, place.file)] if folder else []
+        if folder is None:
+            raise _absent(place)
+        names = [p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*.gguf"))]
+        found = [str(place.at(folder.name).within(name)) for name in firsts(names, place.file)]
     else:
         snapshot = client.look(place)
         found = [str(snapshot.ref.within(name)) for name in firsts(snapshot.files, place.file)]
@@ -109,22 +110,23 @@ def look(ref: HubRef) -> Snapshot:
     return known.snapshot if known is not None and known.snapshot is not None else client.look(ref)
 
 
-def _online(ref: HubRef) -> Opened:
+def _online(ref: HubRef, exact: bool) -> Opened:
     snapshot = client.look(ref)
     file = chosen(snapshot, ref.file)
     pinned = snapshot.ref.within(file if file != ref.file else ref.file)
     mirror = Mirror(ref.repo.rsplit("/", 1)[-1], str(snapshot.ref.within(None)))
     mirror.fetch = lambda name: _small(mirror, snapshot, name)
+    whole = True
     try:
         if file and file.endswith(".gguf"):
             for name in shards_of(snapshot, file):
-                _gguf(mirror, snapshot, name)
+                whole &= _gguf(mirror, snapshot, name, exact)
         else:
             _folder(mirror, snapshot, file)
     except BaseException:
         mirror.close()
         raise
-    return Opened(pinned, mirror.root / file if file else mirror.root, snapshot, mirror)
+    return Opened(pinned, mirror.root / file if file else mirror.root, snapshot, mirror, whole)
 
 
 def _small(mirror: Mirror, snapshot: Snapshot, name: str) -> bool:
@@ -199,31 +201,17 @@ def _safetensors(mirror: Mirror, snapshot: Snapshot, name: str) -> None:
     _fill(file, [(tensor.start, tensor.end) for tensor in stored if tensor.end - tensor.start <= _FACTOR_BYTES])
 
 
-def _gguf(mirror: Mirror, snapshot: Snapshot, name: str) -> None:
-    """The header of a GGUF file, and its frequency factors."""
+def _gguf(mirror: Mirror, snapshot: Snapshot, name: str, exact: bool) -> bool:
+    """The header of a GGUF file, and its frequency factors; False where some of the header was left out."""
     file = _sparse(mirror, snapshot, name)
     if file is None:
-        return
+        return True
     match = SHARD.match(PurePosixPath(name).name)
-    file.extend(_FIRST_OF_SHARD if match and int(match["number"]) > 1 else _FIRST)
-    header = None
-    while header is None:
-        try:
-            header = gguf.scan(file.path, file.known)
-        except gguf.Incomplete as missing:
-            _go_on(file, missing)
+    first = _FIRST_OF_SHARD if match and int(match["number"]) > 1 else _FIRST
+    header, whole = gguf_header.fetch(file, first, exact=exact)
     factors = [info for key, info in header.tensors.items() if "rope_f" in key and info.size <= _FACTOR_BYTES]
     _fill(file, [(header.data_offset + one.offset, header.data_offset + one.offset + one.size) for one in factors])
-
-
-def _go_on(file: Sparse, missing: gguf.Incomplete) -> None:
-    """Fetch more of a header: about as much as the value needs that could not be read to its end."""
-    if missing.at > file.known + _WORTH_SKIPPING:
-        file.known = missing.at & ~4095  # numbers that nobody reads; a hole stays
-    if file.known > MAX_HEADER:
-        raise InputError(f"the header takes more than {MAX_HEADER} bytes", where=str(file.path))
-    wanted = missing.left + missing.left // 8 + max(missing.at - file.known, 0) + _LEAST
-    file.extend(min(max(wanted, _LEAST), max(_MOST, file.known)))
+    return whole
 
 
 def _fill(file: Sparse, ranges: Iterable[tuple[int, int]]) -> None:
@@ -232,7 +220,7 @@ def _fill(file: Sparse, ranges: Iterable[tuple[int, int]]) -> None:
     for start, end in sorted(ranges):
         if end <= file.known:
             continue
-        if joined and start - joined[-1][1] < _WORTH_SKIPPING:
+        if joined and start - joined[-1][1] < gguf_header.WORTH_SKIPPING:
             joined[-1][1] = max(end, joined[-1][1])
         else:
             joined.append([start, end])
@@ -245,23 +233,27 @@ def _fill(file: Sparse, ranges: Iterable[tuple[int, int]]) -> None:
 # the cache
 
 
+def _absent(ref: HubRef) -> HubError:
+    return HubError(
+        "is not in the cache, and HF_HUB_OFFLINE forbids to ask for it",
+        where=str(ref),
+        hint=f"hf download {ref.repo} while online",
+    )
+
+
 def _offline(ref: HubRef) -> Opened:
     """The checkpoint as it lies in the cache."""
     folder = snapshot_folder(ref)
     if folder is None:
-        raise HubError(
-            "is not in the cache, and HF_HUB_OFFLINE forbids to ask for it",
-            where=str(ref),
-            hint=f"hf download {ref.repo} while online",
-        )
+        raise _absent(ref)
     pinned = ref.at(folder.name)
     path = folder / ref.file if ref.file else folder
     if not path.exists():
-        raise HubError("is not in the cache, and HF_HUB_OFFLINE forbids to ask for it", where=str(ref))
+        raise _absent(ref)
     if path.is_dir() and not any((path / name).exists() for name in METADATA):
-        models = sorted(p for p in path.glob("*.gguf") if not (m := SHARD.match(p.name)) or int(m["number"]) == 1)
+        models = firsts(p.name for p in path.glob("*.gguf"))
         if len(models) == 1:
-            path = models[0]
+            path = path / models[0]
             pinned = pinned.within(path.relative_to(folder).as_posix())
     return Opened(pinned, path, None, None)
 

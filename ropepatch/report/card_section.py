@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ropepatch import runtimes
 from ropepatch.bundle import stem_of
 from ropepatch.manifest import Manifest
 from ropepatch.naming import MANIFEST, MANIFEST_SUFFIX
@@ -27,8 +28,6 @@ _EDITS = 24
 _VALUE = 40
 #: shards beyond this many are named by a pattern
 _SHARDS = 4
-#: engines that load from a folder, not from the Hub
-_FROM_FOLDERS = ("exllamav2", "exllamav3")
 
 
 @dataclass(frozen=True)
@@ -187,7 +186,7 @@ def _launch(facts: Facts) -> list[str]:
     found = [line for line in launch.lines(local if gguf else facts.repo, profile, facts.config) if line.text]
     here = {line.runtime: line for line in launch.lines(local, profile, facts.config)}
     for line in found:
-        lines += [*_line(here[line.runtime] if line.runtime in _FROM_FOLDERS else line), ""]
+        lines += [*_line(here[line.runtime] if runtimes.get(line.runtime).from_folder else line), ""]
     return lines[:-1] if found else [*heading, "No engine that is known here runs it; see the table above."]
 
 

@@ -153,7 +153,7 @@ def readings(
     """
     declared = profile.declared_context if profile is not None else None
     lengths = (length,) if length is not None else (None, declared) if declared else (None,)
-    spans = [(name, span) for name in runtimes.NAMES for span in runtimes.behaviours(name) if _reads(name, profile)]
+    spans = [(name, span) for name in runtimes.names() for span in runtimes.behaviours(name) if _reads(name, profile)]
     specs = [f"{name}@{dotted(span.newest)}" for name, span in spans]
     by_length: dict[int | None, dict[str, Row]] = {}
     reference = ""

@@ -25,7 +25,9 @@ PYTHON = os.environ.get("ROPEPATCH_OLAH_PYTHON") or (sys.executable if importlib
 def mirror(server: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The mirror's address."""
     if PYTHON is None:
-        pytest.skip("olah is not installed (pip install olah), and ROPEPATCH_OLAH_PYTHON names no Python that has it")
+        pytest.skip(
+            "olah is not installed (make test does that), and ROPEPATCH_OLAH_PYTHON names no Python that has it"
+        )
     here = tmp_path_factory.mktemp("olah")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

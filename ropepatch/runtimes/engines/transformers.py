@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from ropepatch.methods.base import Frequencies, yarn_attention
 from ropepatch.runtimes import config_view, line5, recipes
-from ropepatch.runtimes.base import Behaviour, Engine, Prediction, Source, Version
+from ropepatch.runtimes.base import Behaviour, Engine, Order, Prediction, Runtime, Source
 from ropepatch.runtimes.config_view import ORIGINAL, Reader, View
 
 BEHAVIOURS = (
@@ -29,16 +29,13 @@ _READS = {
 }
 
 
-class Transformers:
+class Transformers(Runtime):
     """transformers at a version."""
 
     name = "transformers"
     behaviours = BEHAVIOURS
-    reads_formats = ("hf",)
-
-    def __init__(self, version: Version) -> None:
-        self.version = version
-        self.engine = Engine(self.name, version)
+    rank = 10
+    abbreviation = "HF"
 
     def predict(self, source: Source, length: int | None) -> dict[str, Prediction]:
         """What the rotary modules compute in a forward pass over ``length`` tokens."""
@@ -46,6 +43,24 @@ class Transformers:
             return {name: self._line4(view, length) for name, view in config_view.line4(source).items()}
         views = line5.line5(source, self.engine)
         return {name: _permuted(view, self._line5(view, length)) for name, view in views.items()}
+
+    def launch(self, order: Order, predicted: Mapping[str, Prediction]) -> tuple[str, tuple[str, ...]]:
+        """The program that loads it."""
+        text = [
+            "from transformers import AutoConfig, AutoModelForCausalLM",
+            f"config = AutoConfig.from_pretrained({order.ref!r})",
+        ]
+        if order.rope is not None:
+            target = ".".join(("config", *order.path))
+            text += [
+                f"{target}.rope_parameters = {dict(order.rope)!r}",
+                f"{target}.max_position_embeddings = {order.length}",
+            ]
+        text.append(f"model = AutoModelForCausalLM.from_pretrained({order.ref!r}, config=config)")
+        avoid = ["changing config.rope_parameters after the model is built: the frequencies are computed once"]
+        if any(one.switches == "per forward pass" for one in predicted.values()):
+            avoid.append("a key-value cache kept across the original context: its keys hold the other frequencies")
+        return "\n".join(text), tuple(avoid)
 
     def _line5(self, view: View, length: int | None) -> Prediction:
         kind = view.kind or "default"
