@@ -12,13 +12,14 @@ SOURCE := $(shell find ropepatch schemas -type f -not -name '*.pyc' 2>/dev/null)
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo setup test conformance fuzz picture lint format docs docs-check bench bench-audit fixtures gpu-evidence clean
+.PHONY: help demo setup test conformance hub-oldest fuzz picture lint format docs docs-check bench bench-audit fixtures gpu-evidence clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo      patch a small GGUF with YaRN x4: before, after, verification, manifest, undo; audit a trained one"
 	@echo "make test      install what the tests need and run them all"
 	@echo "make conformance  fetch vLLM's and mlx-lm's own code and hold the predictions against it (340 MB)"
+	@echo "make hub-oldest  run the Hub's tests with the oldest supported release of huggingface_hub"
 	@echo "make fuzz      feed broken files to every reader for FUZZ_SECONDS (600); keeps what it finds as a test"
 	@echo "make lint      ruff check, ruff format --check, mypy"
 	@echo "make format    let ruff rewrite what it can"
@@ -125,7 +126,16 @@ conformance: $(TEST)
 	$(BIN)/python tests/conformance/optional/environment.py $(CONFORMANCE)
 	$(CONFORMANCE)/bin/python -m pytest tests/conformance/optional tests/runtimes/test_live.py
 
+# Opt-in: the Hub's tests with the oldest release of its client that pyproject.toml allows.
+hub-oldest: $(TEST)
+	$(BIN)/python -m venv --without-pip build/hub-oldest
+	@$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+	  > $$(build/hub-oldest/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/tests.pth
+	$(BIN)/pip --python build/hub-oldest/bin/python install --quiet huggingface-hub==1.31.0
+	PYTHONPATH=. build/hub-oldest/bin/python -m pytest tests/hub
+
 picture: $(TEST)
+	rm -f docs/images/audit.png
 	$(BIN)/ropepatch $(PICTURE) --png docs/images/audit.png
 
 # atheris, which has no wheel for every Python, is asked for but not insisted on: without it hypothesis does the work.

@@ -348,7 +348,10 @@ def open(ref: str | Path) -> Checkpoint:
 
         found = mirror.opened(ref)
         return Checkpoint(str(found.ref), dialects.open(str(found.path)))
-    return Checkpoint(str(ref), dialects.open(str(ref)))
+    dialect = dialects.open(str(ref))
+    if Path(ref).is_dir() and isinstance(file := getattr(dialect, "path", None), Path) and file.suffix == ".gguf":
+        ref = file  # the one model in a folder
+    return Checkpoint(str(ref), dialect)
 
 
 def open_whole(ref: str | Path) -> Checkpoint:

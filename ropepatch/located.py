@@ -57,14 +57,18 @@ def find(ref: str | Path) -> Located:
     path = Path(ref)
     if not path.exists():
         raise InputError("no such file or directory", where=str(ref))
-    found = bundle.bundle_of(_described(path))
+    found = bundle.bundle_of(described(path))
     if not found.manifest.exists() and path.is_file() and (path.parent / naming.MANIFEST).exists():
         found = bundle.bundle_of(path.parent)
     return Located(str(ref), found, manifest.read(found.manifest))
 
 
-def _described(path: Path) -> Path:
-    """The output that a manifest describes; any other path as it is."""
+def described(path: Path) -> Path:
+    """The output that a manifest describes; any other path as it is.
+
+    Raises:
+        InputError: the output is not beside its manifest.
+    """
     if path.name == naming.MANIFEST and path.is_file():
         return path.parent
     if not path.name.endswith(naming.MANIFEST_SUFFIX):

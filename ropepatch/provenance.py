@@ -85,6 +85,8 @@ def verify_manifest(
     """
     if (signature is None) != (key is None):
         raise UsageError("--signature and --key belong together")
+    if input is not None and not Path(input).exists():
+        raise InputError("no such file or directory", where=str(input))
     output = located.find(ref)
     look = _Inspection(output, progress)
     parts: list[tuple[str, Callable[[], Check]]] = [

@@ -50,9 +50,9 @@ def command(
         for line in diff_words.told(result):
             out.line(line)
         for side in () if result.equivalent else result.sides:
-            if side.spec is not None and not side.as_written:
+            if side.spec is not None and not side.as_written and side.readable:
                 ref = shlex.quote(side.profile.source.ref)
-                out.hint(f"ropepatch doctor {ref} --runtime {side.spec} says what would work")
+                out.hint(f"ropepatch doctor {ref} --for {side.spec} says what would work")
     return 0 if result.equivalent and result.same_contexts else 1
 
 

@@ -71,7 +71,7 @@ def command(
     findings = examine(subject)
     _show(out, subject, findings)
     if fix:
-        out.hint("nothing was written: what is left needs a choice")
+        out.hint(f"nothing was written: {'what is left needs a choice' if findings else 'there is nothing to mend'}")
     return 1 if broken(findings) else 0
 
 

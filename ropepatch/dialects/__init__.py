@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from ropepatch.dialects.base import Dialect
@@ -24,7 +25,12 @@ def open(ref: str) -> Dialect:
     for pending in journals(path):
         from ropepatch.storage import journal
 
-        journal.refuse_pending(pending)
+        try:
+            journal.refuse_pending(pending)
+        except InputError as error:
+            command = f"ropepatch recover {shlex.quote(ref)}"
+            hint = error.hint and error.hint.replace("ropepatch recover", command, 1)
+            raise InputError(error.what, where=ref, hint=hint) from None
     if path.is_dir():
         return _open_folder(path)
     if path.suffix == ".gguf" or _starts_with(path, b"GGUF"):

@@ -20,10 +20,7 @@ from ropepatch.methods.linear import Linear
 from ropepatch.methods.llama3 import Llama3
 from ropepatch.methods.longrope import LongRope
 from ropepatch.methods.none import NoScaling
-from ropepatch.methods.ntk import Ntk
-from ropepatch.methods.ntk_critical import NtkCritical
 from ropepatch.methods.stack import Stack
-from ropepatch.methods.theta import Theta
 from ropepatch.methods.yarn import Yarn
 from ropepatch.patch import Edit, Value, difference
 from ropepatch.profile import RopeGroup, RopeProfile
@@ -106,8 +103,8 @@ def _native(dialect: GgufDialect, row: Row, group: RopeGroup, scaling: Method) -
         return _Spelling(_reset(dialect))
     if isinstance(scaling, Linear):
         return _Spelling({**_reset(dialect), **_typed("linear", scaling.factor), **_magnitude(dialect, row, scaling)})
-    if isinstance(scaling, (Ntk, NtkCritical, Theta)):
-        theta = scaling.rope_theta if isinstance(scaling, Theta) else scaling.theta(group.spectrum())
+    if scaling.rebases():
+        theta = scaling.theta(group.spectrum())
         return _Spelling({**_reset(dialect), "rope.freq_base": ("FLOAT32", float(np.float32(theta)))})
     if isinstance(scaling, Yarn):
         return _native_yarn(dialect, row, scaling)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import urllib.parse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +24,27 @@ _WORTH_ASKING = 8 << 20
 #: holds the first chunk whole, which has at most 128 KiB
 _FIRST_CHUNKS = 256 << 10
 _PAUSE = 0.1
+#: what the client notes of a file that it has sent; none of it is documented, and there is no other way to say so
+MARKS = {"_upload_mode": "lfs", "_should_ignore": False, "_is_uploaded": True}
 
 
 def send_patched(
-    plan: Plan, items: Sequence[Item], branch: str | None, *, pr: bool, progress: Progress | None
-) -> dict[str, str]:
-    """Send the chunks of large patched files.
+    plan: Plan,
+    items: Sequence[Item],
+    operations: Mapping[str, Any],
+    branch: str | None,
+    *,
+    pr: bool,
+    progress: Progress | None,
+) -> None:
+    """Send the chunks of large patched files, and mark their ``operations`` (by path) as sent.
 
     It is an economy: where it cannot be done, nothing is sent here, and the commit sends everything and says what is
     wrong.
-
-    Returns:
-        The sha256 of each file that the Hub now has, by its path there.
     """
-    found = list(_patched(plan, items)) if client.uses_xet() else []
-    if not found:
-        return {}
+    found = [(item, first) for item, first in _patched(plan, items) if _can_be_marked(operations[item.path])]
+    if not found or not client.uses_xet():
+        return
     import hf_xet
 
     place = f"{problems.endpoint()}/api/models/{plan.target.repo}"
@@ -53,8 +58,8 @@ def send_patched(
                 handles[item.path] = upload.start_upload_file(str(item.source))
                 with _watched(handles[item.path], item.size, progress):
                     handles[item.path].result()
-        return {path: str(handle.result().xet_info.sha256) for path, handle in handles.items()}
-    return {}
+        for path, handle in handles.items():
+            mark(operations[path], str(handle.result().xet_info.sha256))
 
 
 @contextlib.contextmanager
@@ -87,10 +92,14 @@ def _watched(handle: Any, size: int, progress: Progress | None) -> Iterator[None
 
 
 def mark(operation: Any, sha256: str) -> None:
-    """Tell the client that the bytes of a file are there, as its own upload would; another release sends them again."""
-    if hasattr(operation, "_is_uploaded"):
-        operation._upload_mode, operation._should_ignore, operation._is_uploaded = "lfs", False, True
-        operation.upload_info.sha256 = bytes.fromhex(sha256)
+    """Tell the client that the bytes of a file are there, as its own upload would."""
+    operation.upload_info.sha256 = bytes.fromhex(sha256)
+    for name, value in MARKS.items():
+        setattr(operation, name, value)
+
+
+def _can_be_marked(operation: Any) -> bool:
+    return all(hasattr(operation, name) for name in ("upload_info", *MARKS))
 
 
 def _patched(plan: Plan, items: Sequence[Item]) -> Iterator[tuple[Item, bytes]]:

@@ -136,9 +136,7 @@ class _Publishing:
                 undo.append(self._delete_repo)
             head = self._head(undo)
             operations = {item.path: self._operation(item) for item in self.items if item.action != "keep"}
-            sent = chunks.send_patched(plan, self.items, self.branch, pr=self.pr, progress=self.progress)
-            for path, sha256 in sent.items():
-                chunks.mark(operations[path], sha256)
+            chunks.send_patched(plan, self.items, operations, self.branch, pr=self.pr, progress=self.progress)
             done = client.api().create_commit(
                 plan.target.repo,
                 list(operations.values()),

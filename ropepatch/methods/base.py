@@ -177,6 +177,15 @@ class Method(ABC):
         return {"method": self.name, **self.parameters()}
 
     @classmethod
+    def rebases(cls) -> bool:
+        """Whether it comes to plain RoPE at another base, so that a key for the base is enough."""
+        return "base" in cls.written
+
+    def theta(self, rope: Spectrum) -> float:
+        """The base of a method that :meth:`rebases`."""
+        raise TypeError(f"{self.name} is more than a base")
+
+    @classmethod
     def takes_factor(cls) -> bool:
         """Whether an extension is asked for with it."""
         return any(field.name == "factor" for field in dataclasses.fields(cls))

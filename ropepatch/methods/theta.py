@@ -42,6 +42,10 @@ class Theta(Method):
         if not self.rope_theta > 1:
             raise ParameterError(f"theta rope_theta must be above 1, not {self.rope_theta:g}")
 
+    def theta(self, rope: Spectrum) -> float:
+        """The base that was set."""
+        return self.rope_theta
+
     def apply(self, rope: Spectrum, length: int | None) -> Frequencies:
         """Plain RoPE at the new base."""
         return Frequencies(rebased(rope, self.rope_theta), rope.attention_scale)

@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from ropepatch.patch import Patch
     from ropepatch.profile import RopeGroup, RopeProfile
 
-#: formats whose files ropepatch predicts runtimes for
-_PREDICTED = ("hf", "gguf")
-
 
 @dataclass(frozen=True)
 class Candidate:
@@ -215,8 +212,7 @@ def readings(
     profile: RopeProfile, config: Mapping[str, Any] | None, length: int, where: str
 ) -> tuple[tuple[str, ...] | None, dict[str, str]]:
     """The runtimes (newest release each) that compute what ``profile`` says at ``length``, and what the others do."""
-    form = profile.source.format
-    if form not in _PREDICTED or (form == "hf" and config is None):
+    if not runtimes.predicted(profile, config):
         return None, {}
     reference = profile_frequencies(profile, length)
     found, _ = comparison.outcomes(profile, config, length, None, where)

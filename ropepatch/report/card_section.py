@@ -126,7 +126,7 @@ def _manifest_name(facts: Facts) -> str:
 def _runtimes(facts: Facts) -> list[str]:
     heading = ["## How engines read it", ""]
     profile = facts.record.patch.after
-    if profile.source.format not in ("hf", "gguf") or (profile.source.format == "hf" and facts.config is None):
+    if not runtimes.predicted(profile, facts.config):
         return [
             *heading,
             "Not computed: what engines make of these files is predicted from config.json or a GGUF file.",
@@ -177,7 +177,7 @@ def _launch(facts: Facts) -> list[str]:
     profile = facts.record.patch.after
     gguf = profile.source.format == "gguf"
     heading = ["## Run it", ""]
-    if not gguf and (profile.source.format != "hf" or facts.config is None):
+    if not runtimes.predicted(profile, facts.config):
         return [*heading, f"See {code('ropepatch inspect --launch')}."]
     lines = list(heading)
     if "/" in facts.repo:

@@ -73,6 +73,11 @@ def _spans(name: str, known: tuple[Behaviour, ...]) -> str:
     return f"known of {name}: {', '.join(span.label for span in known)}"
 
 
+def predicted(profile: RopeProfile, config: Mapping[str, Any] | None) -> bool:
+    """Whether what runtimes make of a checkpoint is known: of a folder with its ``config.json``, and of a GGUF file."""
+    return profile.source.format == "gguf" or (profile.source.format == "hf" and config is not None)
+
+
 def predict(
     runtime: str,
     profile: RopeProfile | None,
@@ -97,7 +102,7 @@ def predict(
     from ropepatch.runtimes.base import Source, named_as
 
     engine = get(runtime)
-    if profile is not None and (config is None or profile.source.format != "hf") and profile.source.format != "gguf":
+    if profile is not None and not predicted(profile, config):
         raise WrongFormat(
             f"what {engine.name} makes of a {profile.source.format} file is not known",
             where=where,

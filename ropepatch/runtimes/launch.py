@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ropepatch import runtimes
-from ropepatch.dialects import hf_families
+from ropepatch.dialects.hf_section import text_section
 from ropepatch.errors import RopepatchError
 from ropepatch.frequencies import TOLERANCE, deviation, plain_base, profile_frequencies
 from ropepatch.methods.base import Frequencies
@@ -80,7 +80,7 @@ def lines(
     if rope is not None and "rope_theta" not in rope:
         raise ValueError("a rope dict for the command line must hold rope_theta")
     wanted = length or profile.declared_context or 4096
-    path = hf_families.text_section(config, ref).path if config is not None else ()
+    path = text_section(config, ref).path if config is not None else ()
     found = []
     for name in runtimes.names():
         try:
@@ -113,7 +113,7 @@ def of_checkpoint(model: Checkpoint, length: int | None = None) -> list[Launch]:
     Raises:
         InputError: the checkpoint cannot be read.
     """
-    if model.profile.source.format not in ("hf", "gguf"):
+    if not runtimes.predicted(model.profile, model.raw_config):
         return []
     return lines(model.ref, model.profile, model.raw_config, length)
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from ropepatch.checkpoint import Checkpoint
 
 SCHEMA = "ropepatch.runtimes/1"
-#: formats whose files some engine of the list reads
-_PREDICTED = ("hf", "gguf")
 
 
 @dataclass(frozen=True)
@@ -181,7 +179,7 @@ def described(model: Checkpoint) -> tuple[RopeProfile | None, str | None]:
         if model.raw_config is None:
             raise
         return None, str(error)
-    if profile.source.format not in _PREDICTED or (profile.source.format == "hf" and model.raw_config is None):
+    if not runtimes.predicted(profile, model.raw_config):
         raise InputError(
             f"what runtimes do is predicted for config.json and GGUF files, not for {profile.source.format} files",
             where=model.ref,

@@ -209,6 +209,56 @@ def test_shards_in_a_folder(model: Path, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("option", "name", "code", "said"),
+    [
+        ("--html", "page.html", 5, "page.html: exists already"),
+        ("--html", "model.gguf", 2, "ends with .html"),
+        ("--png", "model.gguf", 2, "ends with .png"),
+        ("--html", "no/page.html", 3, "no: no such directory"),
+        ("--journal", "model.gguf", 5, "exists already"),
+    ],
+)
+def test_an_audit_writes_over_nothing(option: str, name: str, code: int, said: str, model: Path) -> None:
+    """Where a page or picture cannot go is said before anything is measured, and what is there stays."""
+    (page := model.with_name("page.html")).write_text("a page of somebody's")
+    before = model.read_bytes()
+    ended = ropepatch("audit", model, "--lengths", "2k", "--samples", 1, option, name, cwd=model.parent)
+
+    assert said in one_line(ended, code)
+    assert model.read_bytes() == before
+    assert page.read_text() == "a page of somebody's"
+    assert sorted(model.parent.iterdir()) == sorted([model, page])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("inspect", "--from", "model.gguf"), 3, "model.gguf: is no text"),
+        (("inspect", "--all", "gone"), 3, "gone: no such file"),
+        (("inspect", "--all", "hf://org/repo"), 4, "HF_HUB_OFFLINE forbids"),
+        (("card", "out.gguf", "--audit", "out.ropepatch.json"), 3, "is no audit"),
+        (("card", "out.gguf", "--repo", "bad"), 2, "write org/name"),
+        (("push", "out.gguf", "--to", "bad"), 2, "write org/name"),
+        (("push", "out.gguf", "--to", "me/x"), 4, "me/x: HF_HUB_OFFLINE forbids"),
+        (("manifest", "verify", "out.gguf", "--input", "gone.gguf"), 3, "gone.gguf: no such file"),
+    ],
+)
+def test_what_is_no_input(arguments: tuple[str, ...], code: int, said: str, model: Path) -> None:
+    """A list, an audit, a repository and a base that are none are told from findings, by name."""
+    ropepatch(*APPLY, model, "-o", model.with_name("out.gguf"), "-q")
+
+    assert said in one_line(ropepatch(*arguments, cwd=model.parent, env={"HF_HUB_OFFLINE": "1"}), code)
+
+
+def test_manifest_alone() -> None:
+    """The group's name alone shows what it can do."""
+    ended = ropepatch("manifest")
+
+    assert (ended.code, ended.err) == (0, "")
+    assert "manifest verify model-yarn-4x/" in ended.out
+
+
 def test_revert_needs_the_manifest(model: Path) -> None:
     """Without a manifest there is nothing to revert by."""
     assert "manifest" in one_line(ropepatch("revert", model), 3)

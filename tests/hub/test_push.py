@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -256,6 +257,27 @@ def test_gguf_chunks(base: HubServer, shell: Shell, tmp_path: Path, large: Path,
     assert 0 < share < 0.01
     assert files_of(base, "org/patched")["p.gguf"] == (tmp_path / "p.gguf").read_bytes()
     assert set(files_of(base, "org/patched")) == {".gitattributes", "README.md", "p.gguf", "p.ropepatch.json"}
+
+
+def test_another_release_of_the_client(base: HubServer, shell: Shell, tmp_path: Path) -> None:
+    """A client that notes otherwise what it has sent sends the file itself: more bytes, and the same commit."""
+    random_gguf(tmp_path / "m.gguf", 12)
+    done = shell.run("apply", tmp_path / "m.gguf", *YARN, "-o", tmp_path / "p.gguf", "-q")
+    assert done.code == 0, done.err
+    script = (
+        "import sys\n"
+        "from ropepatch.cli import main\n"
+        "from ropepatch.hub import chunks\n"
+        "chunks.MARKS = {'_sent_already': True}\n"
+        "main(sys.argv[1:])\n"
+    )
+    words = [sys.executable, "-c", script, "push", str(tmp_path / "p.gguf"), "--to", "org/plain", "--json"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **base.env(tmp_path / "home")}
+    ended = subprocess.run(words, env=env, capture_output=True, text=True, timeout=120, check=False)
+
+    assert ended.returncode == 0, ended.stderr
+    assert len(base.asked("/xet-write-token/")) == 1
+    assert files_of(base, "org/plain")["p.gguf"] == (tmp_path / "p.gguf").read_bytes()
 
 
 def test_gguf_in_one_go(base: HubServer, either: Shell, tmp_path: Path) -> None:

@@ -47,8 +47,8 @@ def test_parts(text: str, repo: str, revision: str | None, file: str | None) -> 
     "text",
     ["hf://", "hf://org", "hf://org/", "hf://org/repo@", "hf://org/../x", "hf://org/repo/../../etc", "hf://a b/c",
      "hf://datasets/org/data", "hf://org/repo@a\\b", "https://huggingface.co/org", "https://huggingface.co/org/repo/discussions/3",
-     "https://huggingface.co/datasets/org/data", "https://huggingface.co/org/repo/tree", "hf://org/repo@refs/pr/1/../x",
-    "hf://org/repo/a//b"],
+     "https://huggingface.co/datasets/org/data", "https://huggingface.co/org/repo/tree",
+     "hf://org/repo@refs/pr/1/../x", "hf://org/repo/a//b"],
 )  # fmt: skip
 def test_refused(text: str) -> None:
     """What names nothing, or leaves its repository, is a usage error."""

@@ -223,7 +223,7 @@ def test_an_interrupted_file_is_not_read(tmp_path: Path) -> None:
     before = make("gguf", tmp_path / "other")
     ref = interrupted(tmp_path)
     for act in (lambda: ropepatch.open(ref), lambda: ropepatch.open(ref.parent), lambda: ropepatch.revert(ref)):
-        with pytest.raises(InputError, match=r"a change of it was interrupted; ropepatch recover restores it from"):
+        with pytest.raises(InputError, match=r"a change of it was interrupted; ropepatch recover .*restores it from"):
             act()
     assert ropepatch.recover(ref) == [ref]
     assert ropepatch.recover(ref) == []
