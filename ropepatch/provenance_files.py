@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ropepatch import evidence, located, schemas
+from ropepatch import evidence, schemas
 from ropepatch.bundle import Bundle, Progress
 from ropepatch.errors import InputError
-from ropepatch.located import Located
+from ropepatch.located import Found, Located
 from ropepatch.manifest import Manifest
 from ropepatch.patch import Edit, group_edits
 from ropepatch.storage.digesting import Digests
@@ -121,9 +121,8 @@ class Files:
             return Check("other files", WARNED, f"the manifest does not speak of {', '.join(strange[:8])}")
         return Check("other files", PASSED, "the folder holds nothing that the manifest does not speak of")
 
-    def given(self, ref: str | Path) -> Check:
-        """A file or folder that is said to be the input."""
-        source = located.files_of(ref)
+    def given(self, source: Found) -> Check:
+        """Files that are said to be the input."""
         declared = sorted(self.record.inputs)
         names = source.files.names
         if source.files.kind == "folder":
