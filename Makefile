@@ -165,7 +165,8 @@ fixtures: $(TEST)
 	$(BIN)/python fixtures/make_fixtures.py
 	$(BIN)/python fixtures/train_tiny_retriever.py
 
-# On a machine with a CUDA device and a torch that sees it; says what is missing anywhere else.
+# On a machine with a CUDA device and a torch that sees it; says what is missing anywhere else. Where a Python has such a
+# torch already, `python3 tools/gpu_evidence.py` runs in it, and names the packages that it lacks.
 gpu-evidence: $(TEST)
 	$(BIN)/python tools/gpu_evidence.py
 

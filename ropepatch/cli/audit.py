@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ropepatch.cli._options import examples, number_of_tokens, standard
+from ropepatch.cli._options import alphabet, examples, gibibytes, number_of_tokens, running, standard
 from ropepatch.cli._output import Output
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ _EXAMPLES = examples(
     metavar="T,…",
     help="passkey, needle, multikey, absent: one block alone, beside 4, beside 11; not there.",
 )
-@click.option("--alphabet", metavar="IDS", help="Token ids: bos=0,filler=1-40,key=41-72,value=73-136.")
+@alphabet
 @click.option(
     "--engine",
     type=click.Choice(["torch", "transformers", "llama.cpp", "http"]),
@@ -63,18 +63,7 @@ _EXAMPLES = examples(
 @click.option(
     "--concurrency", type=click.IntRange(1, 1024), default=4, show_default=True, help="Requests at once to a server."
 )
-@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
-@click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
-@click.option("--memory", type=click.FloatRange(min=0, min_open=True), metavar="GIB", help="Most memory to take.")
-@click.option(
-    "--executor",
-    type=click.Choice(["local", "ray"]),
-    default="local",
-    show_default=True,
-    help="Where texts are run; ray: the cluster of RAY_ADDRESS, or one on this machine.",
-)
-@click.option("--workers", type=click.IntRange(1, 4096), help="For ray; default: one a GPU, else one a CPU.")
+@running(bounded="Most memory to take.", where="Where texts are run")
 @click.option("--journal", metavar="FILE", help="Append each cell to FILE (JSON Lines).")
 @click.option("--resume", is_flag=True, help="Go on with the cells that --journal has.")
 @click.option("--png", type=click.Path(dir_okay=False), metavar="FILE", help="Also draw the maps (needs matplotlib).")
@@ -116,7 +105,7 @@ def command(
         engine=engine or ("http" if url else "torch"),
         url=url,
         api_key=_key(api_key_env),
-        limit=round(memory * (1 << 30)) if memory else None,
+        limit=gibibytes(memory),
         progress=(lambda line: out.note(line, "measuring")) if sys.stderr.isatty() else None,
         **options,
     )

@@ -22,6 +22,7 @@ from ropepatch.doctor.rules import load
 from ropepatch.doctor.subject import Subject
 from ropepatch.errors import RopepatchError, UsageError
 from ropepatch.patch import Patch
+from ropepatch.profile import MAX_CONTEXT
 
 __all__ = [
     "Finding",
@@ -66,8 +67,8 @@ def subject_of(
     model_or_ref: Checkpoint | str | Path, runtimes: str | Sequence[str] | None = None, length: int | None = None
 ) -> Subject:
     """The checkpoint as the rules look at it."""
-    if length is not None and not 1 <= length <= checkpoint.MAX_CONTEXT:
-        raise UsageError(f"the length must be between 1 and {checkpoint.MAX_CONTEXT} tokens, not {length}")
+    if length is not None and not 1 <= length <= MAX_CONTEXT:
+        raise UsageError(f"the length must be between 1 and {MAX_CONTEXT} tokens, not {length}")
     model = model_or_ref if isinstance(model_or_ref, Checkpoint) else checkpoint.open(model_or_ref)
     return Subject(model.ref, model.dialect, scope.scope_of(_container(model.dialect), runtimes), length)
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ropepatch.checkpoint import MAX_CONTEXT, Checkpoint
+from ropepatch.checkpoint import Checkpoint
 from ropepatch.checkpoint import open as opened
 from ropepatch.errors import InputError, UsageError
 from ropepatch.methods import REGISTRY
@@ -18,6 +18,7 @@ from ropepatch.planner.candidates import Candidate
 from ropepatch.planner.cost import Cost, cost
 from ropepatch.planner.start import Start
 from ropepatch.planner.verdict import Reason
+from ropepatch.profile import MAX_CONTEXT
 
 if TYPE_CHECKING:
     from ropepatch.runtimes.launch import Launch
