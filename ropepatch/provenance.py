@@ -71,8 +71,7 @@ def verify_manifest(
     """
     if (signature is None) != (key is None):
         raise UsageError("--signature and --key belong together")
-    if input is not None and not Path(input).exists():
-        raise InputError("no such file or directory", where=str(input))
+    source = located.files_of(input) if input is not None else None
     output = located.find(ref)
     look = _Inspection(output, progress)
     parts: list[tuple[str, Callable[[], Check]]] = [
@@ -84,8 +83,8 @@ def verify_manifest(
         ("tensor data", look.tensor_data),
         ("other files", look.others),
     ]
-    if input is not None:
-        parts.append(("given input", lambda: look.given(Path(input))))
+    if source is not None:
+        parts.append(("given input", lambda: look.given(source)))
     if signature is not None and key is not None:
         from ropepatch import signing
 

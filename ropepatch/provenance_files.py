@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ropepatch import bundle, evidence, schemas
+from ropepatch import evidence, schemas
 from ropepatch.bundle import Bundle, Progress
 from ropepatch.errors import InputError
-from ropepatch.located import Located
+from ropepatch.located import Found, Located
 from ropepatch.manifest import Manifest
 from ropepatch.patch import Edit, group_edits
 from ropepatch.storage.digesting import Digests
@@ -121,21 +121,17 @@ class Files:
             return Check("other files", WARNED, f"the manifest does not speak of {', '.join(strange[:8])}")
         return Check("other files", PASSED, "the folder holds nothing that the manifest does not speak of")
 
-    def given(self, path: Path) -> Check:
-        """A file or folder that is said to be the input."""
-        if not path.exists():
-            raise InputError("no such file or directory", where=str(path))
-        source = bundle.bundle_of(path)
+    def given(self, source: Found) -> Check:
+        """Files that are said to be the input."""
         declared = sorted(self.record.inputs)
-        names = source.names if source.kind != "folder" else [name for name in declared if source.path(name).is_file()]
-        if source.kind == "folder":
-            wanted = {name: self.record.inputs[name] for name in names}
+        names = source.files.names
+        if source.files.kind == "folder":
+            wanted = {name: self.record.inputs[name] for name in declared if source.there(name)}
         else:
             wanted = {name: self.record.inputs[old] for name, old in zip(names, declared, strict=False)}
-        with Digests(self.progress) as running:
-            taken = {name: running.file(source.path(name)) for name, digest in wanted.items() if digest}
-        wrong = [name for name, future in taken.items() if future.result() != wanted[name]]
-        if wrong:
+        wanted = {name: digest for name, digest in wanted.items() if digest}
+        taken = source.digests(wanted, self.progress)
+        if wrong := [name for name, digest in taken.items() if digest != wanted[name]]:
             return Check("given input", FAILED, f"is not what was patched: {', '.join(wrong)}")
         if not taken:
             return Check("given input", SKIPPED, "the manifest has no sha256 of any of its files")

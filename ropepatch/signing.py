@@ -21,6 +21,7 @@ from ropepatch import manifest, naming, signing_keys
 from ropepatch.bundle import Bundle, Progress, bundle_of
 from ropepatch.containers import json_text
 from ropepatch.errors import InputError
+from ropepatch.hub import refs
 from ropepatch.located import Located
 from ropepatch.storage import files
 from ropepatch.storage.digesting import Digests
@@ -69,6 +70,7 @@ def sign(
         UsageError: cryptography is not installed.
         WouldOverwrite: there is a signature already.
     """
+    refs.refuse(ref, "signing")
     private = signing_keys.private_key(key)
     path = Path(ref)
     if not path.exists():

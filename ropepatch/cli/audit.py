@@ -109,14 +109,14 @@ def command(
         progress=(lambda line: out.note(line, "measuring")) if sys.stderr.isatty() else None,
         **options,
     )
-    _draw(result, png, html)
-    for name in (png, html):
-        if name:
-            out.note(f"wrote {name}")
     if out.json:
         out.document(result.to_json())
     else:
         _show(out, result)
+    _draw(result, png, html)
+    for name in (png, html):
+        if name:
+            out.note(f"wrote {name}")
     return 130 if result.interrupted else 0
 
 
@@ -126,8 +126,9 @@ def _can_draw(png: str | None, html: str | None, *, replace: bool) -> None:
     Raises:
         UsageError: matplotlib is missing, or the name does not end as such files do.
         WouldOverwrite: the file is there, and not because this audit is taken up again.
-        InputError: its folder is not there.
+        InputError: its folder is not there, or not to be written in.
     """
+    import os
     from importlib.util import find_spec
     from pathlib import Path
 
@@ -140,8 +141,10 @@ def _can_draw(png: str | None, html: str | None, *, replace: bool) -> None:
             raise UsageError(f"{option} writes a file that ends with {endings[0]}, not {name!r}")
         if Path(name).exists() and not replace:
             raise WouldOverwrite("exists already", where=name, hint=f"choose another name with {option}")
-        if not Path(name).parent.is_dir():
-            raise InputError("no such directory", where=str(Path(name).parent))
+        if not (folder := Path(name).parent).is_dir():
+            raise InputError("no such directory", where=str(folder))
+        if not os.access(folder, os.W_OK):
+            raise InputError("nothing can be written there: permission denied", where=str(folder))
     if png and find_spec("matplotlib") is None:
         raise UsageError("--png needs matplotlib", hint="pip install 'ropepatch[plot]'")
 
@@ -171,7 +174,7 @@ def _show(out: Output, result: Audit) -> None:
         found = [cell for cell in result.cells if cell["status"] == status]
         if found:
             out.note(f"{len(found)} cells: {status}: {found[0]['why']}", "warning")
-    out.line(CAVEAT)
+    out.sentence(CAVEAT)
     if result.interrupted:
         out.note("interrupted; this is what there was", "warning")
 

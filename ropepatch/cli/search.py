@@ -160,5 +160,5 @@ def _show(out: Output, found: Search, output: str, *, planned: bool) -> None:
         return
     for told in search_tables.warnings(found):
         out.note(told, "warning")
-    out.line(CAVEAT)
+    out.sentence(CAVEAT)
     out.hint(f"ropepatch apply --method longrope --factors {output} {found.ref}")

@@ -73,16 +73,21 @@ def command(
         self_extend=_self_extend(self_extend),
         **options,
     )
-    written = None
-    if record or (record is None and not remote and result.promise == "manifest"):
-        written = bundle_of(Path(ref)).statement
-        result.write(written)
     if out.json:
         out.document(result.to_json())
     else:
         _show(out, result)
-        if written:
-            out.line(f"statement  {written}")
+    if record or (record is None and not remote and result.promise == "manifest"):
+        written = bundle_of(Path(ref)).statement
+        try:
+            result.write(written)
+        except OSError as error:
+            if record:
+                raise
+            out.note(f"the statement was not written: {written}: {(error.strerror or str(error)).lower()}", "warning")
+        else:
+            if not out.json:
+                out.line(f"statement  {written}")
     return 0 if result.ok else 1
 
 

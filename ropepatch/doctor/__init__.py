@@ -18,7 +18,6 @@ from ropepatch.dialects.gguf import GgufDialect
 from ropepatch.dialects.hf_config import HfDialect
 from ropepatch.doctor import fixing, gguf_view, scope
 from ropepatch.doctor.base import RULES, SEVERITIES, Finding, Hit, Rule
-from ropepatch.doctor.files import edited
 from ropepatch.doctor.rules import load
 from ropepatch.doctor.subject import Subject
 from ropepatch.errors import RopepatchError, UsageError
@@ -122,8 +121,7 @@ def check_patch(patch: Patch, runtimes: str | Sequence[str] | None = None) -> li
     dialect = checkpoint.open(patch.ref).dialect
     wanted = scope.scope_of(_container(dialect), runtimes)
     if isinstance(dialect, HfDialect):
-        config = edited(dialect.config, [edit for edit in patch.edits if edit.file == dialect.path.name])
-        return examine(Subject(patch.ref, HfDialect(dialect.root, dialect.path, config), wanted))
+        return examine(Subject(patch.ref, dialect, wanted).with_edits(patch.edits))
     if isinstance(dialect, GgufDialect):
         made = gguf_view.with_edits(dialect, patch.edits)
         tensors = any(edit.target == "tensor" for edit in patch.edits)
