@@ -135,6 +135,7 @@ hub-oldest: $(TEST)
 	PYTHONPATH=. build/hub-oldest/bin/python -m pytest tests/hub
 
 picture: $(TEST)
+	rm -f docs/images/audit.png
 	$(BIN)/ropepatch $(PICTURE) --png docs/images/audit.png
 
 # atheris, which has no wheel for every Python, is asked for but not insisted on: without it hypothesis does the work.

@@ -11,8 +11,10 @@ seeds and change them the same way. An input that breaks something is kept under
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 import os
+import pkgutil
 import random
 import subprocess
 import sys
@@ -31,16 +33,20 @@ def keep(target: str, data: bytes) -> Path:
     return path
 
 
-def with_atheris(target: str, seconds: int) -> None:
-    """Never returns: libFuzzer ends the process."""
+def with_atheris(target: str, seconds: int, folder: Path) -> None:
+    """Never returns: libFuzzer ends the process, so that whoever started it has to remove the folder."""
     import atheris
 
     with atheris.instrument_imports(include=["ropepatch"]):
         from fuzz.targets import TARGETS
 
-    folder = tempfile.mkdtemp(prefix=f"ropepatch-fuzz-{target}-")
+        # What is only imported once a file asks for it would run unseen, and guide nothing.
+        for room in ("containers", "dialects", "methods", "storage"):
+            for module in pkgutil.iter_modules([str(seeds.ROOT / "ropepatch" / room)], f"ropepatch.{room}."):
+                importlib.import_module(module.name)
+
     for number, data in enumerate(seeds.of(target)):
-        (Path(folder) / f"seed-{number}").write_bytes(data)
+        (folder / f"seed-{number}").write_bytes(data)
 
     def one(data: bytes) -> None:
         try:
@@ -62,11 +68,11 @@ def with_atheris(target: str, seconds: int) -> None:
         "-max_len=65536",
         "-print_final_stats=1",
     ]
-    atheris.Setup([sys.argv[0], *options, f"-artifact_prefix={folder}/", folder], one, custom_mutator=mutate)
+    atheris.Setup([sys.argv[0], *options, f"-artifact_prefix={folder}/", str(folder)], one, custom_mutator=mutate)
     atheris.Fuzz()
 
 
-def with_hypothesis(target: str, seconds: int) -> None:
+def with_hypothesis(target: str, seconds: int, _folder: Path) -> None:
     """Draw seeds and changes until the time is up."""
     from hypothesis import HealthCheck, Phase, given, settings
     from hypothesis import strategies as st
@@ -100,18 +106,28 @@ def with_hypothesis(target: str, seconds: int) -> None:
     print(f"{target}: {count} inputs in {seconds} s, nothing found (hypothesis)")
 
 
+def run(target: str, seconds: int) -> int:
+    """Fuzz one target in a process of its own; all that it leaves behind lies in one folder, which goes with it."""
+    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    with tempfile.TemporaryDirectory(prefix=f"ropepatch-fuzz-{target}-", dir=memory) as folder:
+        corpus, files = Path(folder, "corpus"), Path(folder, "files")
+        corpus.mkdir()
+        files.mkdir()
+        one = [sys.executable, "-m", "fuzz", "--one", target, str(seconds), str(corpus)]
+        return subprocess.run(one, check=False, env={**os.environ, "TMPDIR": str(files)}).returncode
+
+
 def main(arguments: list[str]) -> int:
-    if len(arguments) == 3 and arguments[0] == "--one":
+    if len(arguments) == 4 and arguments[0] == "--one":
         engine = with_atheris if importlib.util.find_spec("atheris") else with_hypothesis
-        engine(arguments[1], int(arguments[2]))
+        engine(arguments[1], int(arguments[2]), Path(arguments[3]))
         return 0
     wanted = arguments or ["gguf", "safetensors", "config", "params"]
     seconds = max(1, int(os.environ.get("FUZZ_SECONDS", "600")) // len(wanted))
     failed = []
     for target in wanted:
         print(f"== {target}: {seconds} s", flush=True)
-        done = subprocess.run([sys.executable, "-m", "fuzz", "--one", target, str(seconds)], check=False)
-        if done.returncode:
+        if run(target, seconds):
             failed.append(target)
     print(f"found something in: {', '.join(failed)}" if failed else "found nothing")
     return 1 if failed else 0

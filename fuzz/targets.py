@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,8 +24,7 @@ EXPECTED = (RopepatchError, ParameterError)
 
 @contextlib.contextmanager
 def _as_file(data: bytes, name: str) -> Iterator[Path]:
-    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
-    with tempfile.TemporaryDirectory(dir=memory, prefix="ropepatch-fuzz-") as folder:
+    with tempfile.TemporaryDirectory(prefix="ropepatch-fuzz-") as folder:
         path = Path(folder) / name
         path.write_bytes(data)
         yield path

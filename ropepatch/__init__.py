@@ -21,15 +21,16 @@ if TYPE_CHECKING:
     from ropepatch.hub.push import Publication, push
     from ropepatch.manifest import Manifest
     from ropepatch.methods.base import Frequencies
-    from ropepatch.output import recover, replay, revert
     from ropepatch.patch import Patch
     from ropepatch.planner.plan import Plan, plan
     from ropepatch.profile import RopeGroup, RopeProfile
     from ropepatch.provenance import ManifestCheck, verify_manifest
+    from ropepatch.replaying import replay
     from ropepatch.runtimes.readings import all_runtimes
     from ropepatch.search.result import Search
     from ropepatch.search.run import search
     from ropepatch.signing import sign
+    from ropepatch.undoing import recover, revert
     from ropepatch.verify.verification import Verification, verify
 
 _HOMES = {
@@ -55,9 +56,9 @@ _HOMES = {
     "open": "checkpoint",
     "plan": "planner.plan",
     "push": "hub.push",
-    "recover": "output",
-    "replay": "output",
-    "revert": "output",
+    "recover": "undoing",
+    "replay": "replaying",
+    "revert": "undoing",
     "sign": "signing",
     "search": "",
     "verify": "",  # likewise

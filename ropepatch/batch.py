@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ropepatch import bundle, checkpoint, manifest, naming
+from ropepatch import bundle, manifest, naming
 from ropepatch.errors import InputError, MethodUnsupported, RopepatchError, WouldOverwrite
 from ropepatch.evidence import SMALL
 from ropepatch.hub.refs import is_remote
@@ -72,6 +72,8 @@ def read_list(path: str) -> list[str]:
             text = file.read(_LIST + 1)
     if len(text) > _LIST:
         raise InputError(f"is too long for a list of refs (limit {_LIST} characters)", where=path)
+    if "\0" in text:
+        raise InputError("is no text", where=path, hint="a list has one ref a line; leave --from out to read a model")
     refs = [line.strip() for line in text.splitlines()]
     found = list(dict.fromkeys(ref for ref in refs if ref and not ref.startswith("#")))
     if not found:
@@ -80,8 +82,8 @@ def read_list(path: str) -> list[str]:
 
 
 def models_in(folder: str | Path) -> list[str]:
-    """The GGUF models right in a folder, split ones by their first shard, without the heads and bodies of overlays;
-    or those of a repository on the Hub, at one commit.
+    """The GGUF models right in a folder, split ones by their first shard, without vision projectors and importance
+    matrices; or those of a repository on the Hub, at one commit.
 
     Raises:
         InputError: it is no folder, or holds none.
@@ -91,16 +93,18 @@ def models_in(folder: str | Path) -> list[str]:
         from ropepatch.hub import mirror
 
         return mirror.models(str(folder))
+    from ropepatch.hub import choosing
+
     root = Path(folder)
+    if not root.exists():
+        raise InputError("no such file or directory", where=str(folder))
     if not root.is_dir():
-        raise InputError("is no folder", where=str(folder), hint="--all patches every GGUF file in a folder")
-    found = []
-    for path in sorted(root.glob("*.gguf")):
-        match = naming.SHARD.match(path.name)
-        if match is None or int(match["number"]) == 1:
-            found.append(str(path))
+        raise InputError("is no folder", where=str(folder), hint="--all takes a folder of GGUF files")
+    found = [str(root / name) for name in choosing.firsts(path.name for path in root.glob("*.gguf"))]
     if not found:
-        raise InputError("holds no GGUF file", where=str(folder))
+        raise InputError(
+            "holds no GGUF file", where=str(folder), hint="--from takes a list of checkpoints of any format"
+        )
     return found
 
 
@@ -180,7 +184,7 @@ class _Work:
             status = self._written(made, target)
         except (RopepatchError, OSError, ParameterError) as error:
             edits = len(made.edits) if made is not None else None
-            return Outcome(ref, FAILED, None, edits, time.monotonic() - started, _one_line(error))
+            return Outcome(ref, FAILED, None, edits, time.monotonic() - started, one_line(error))
         return Outcome(ref, status, target.anchor, len(made.edits), time.monotonic() - started)
 
     def _written(self, made: Patch, target: bundle.Bundle) -> str:
@@ -249,7 +253,7 @@ def _same(made: Patch, target: bundle.Bundle) -> bool:
     return True
 
 
-def _one_line(error: Exception) -> RopepatchError:
+def one_line(error: Exception) -> RopepatchError:
     """Any failure of one checkpoint as an error with its place."""
     if isinstance(error, RopepatchError):
         return error
@@ -257,80 +261,3 @@ def _one_line(error: Exception) -> RopepatchError:
         name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else None
         return InputError((error.strerror or str(error) or "the system refused").lower(), where=name)
     return InputError(str(error))
-
-
-#: columns of a table of many checkpoints
-COLUMNS = (
-    "ref",
-    "format",
-    "architecture",
-    "trained_context",
-    "declared_context",
-    "group",
-    "groups",
-    "layers_without_rope",
-    "method",
-    "factor",
-    "rope_theta",
-    "rotary_dim",
-    "head_dim",
-    "window",
-    "longest_wavelength",
-    "attention_scale",
-    "warnings",
-    "error",
-)
-
-
-def inspect_many(refs: Sequence[str], *, jobs: int = 1) -> Iterator[dict[str, Any]]:
-    """One row of ``COLUMNS`` a ref, in their order; where one cannot be read, ``error`` says why.
-
-    Args:
-        refs: the checkpoints.
-        jobs: how many at a time; more than one helps where they are on a network.
-    """
-    if jobs <= 1:
-        yield from map(row, refs)
-        return
-    pool = ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="inspect")
-    try:
-        yield from pool.map(row, refs)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def row(ref: str) -> dict[str, Any]:
-    """A checkpoint as one row; of several rope groups the one that a longer context reaches."""
-    from ropepatch.report import summary
-
-    found: dict[str, Any] = dict.fromkeys(COLUMNS)
-    found["ref"] = ref
-    try:
-        model = checkpoint.open(ref)
-        profile = model.profile
-        name = model.reached()
-        group = profile.groups[name]
-        inside = summary.group_summary(profile, group)
-    except (RopepatchError, OSError, ParameterError) as error:
-        found["error"] = str(_one_line(error))
-        return found
-    scaling = group.scaling.to_json()
-    found |= {
-        "format": profile.source.format,
-        "architecture": profile.source.architecture,
-        "trained_context": profile.trained_context,
-        "declared_context": profile.declared_context,
-        "group": name,
-        "groups": len(profile.groups),
-        "layers_without_rope": len(profile.nope_layers or ()),
-        "method": scaling.get("method"),
-        "factor": scaling.get("factor"),
-        "rope_theta": group.rope_theta,
-        "rotary_dim": group.rotary_dim,
-        "head_dim": group.head_dim,
-        "window": group.window,
-        "longest_wavelength": inside["longest_wavelength"],
-        "attention_scale": inside["attention_scale"],
-        "warnings": len(summary.warnings(profile)),
-    }
-    return found

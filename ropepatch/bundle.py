@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from ropepatch.errors import InputError, WouldOverwrite
 from ropepatch.naming import SHARD
 
 if TYPE_CHECKING:
-    from ropepatch.storage.splice import Splice
+    pass
 
 Progress = Callable[[int], None]
 
@@ -29,9 +29,6 @@ _SKIPPED = {
     naming.MANIFEST,
     naming.SIGNATURE,
 }
-_WEIGHTS = (".safetensors", ".bin", ".gguf", ".pth", ".pt")
-#: files up to this size are copied rather than linked, so that editing one leaves the other alone
-_LINKED_FROM = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -75,6 +72,21 @@ class Bundle:
     def journal(self) -> Path:
         """Where the journal of a change in place stands."""
         return self.root / (naming.JOURNAL_SUFFIX if self.kind == "folder" else self.stem + naming.JOURNAL_SUFFIX)
+
+    @property
+    def statement(self) -> Path:
+        """Where the statement of a verification stands: beside the manifest."""
+        return self.root / (naming.EVIDENCE if self.kind == "folder" else self.stem + naming.EVIDENCE_SUFFIX)
+
+    @property
+    def signature(self) -> Path:
+        """Where the signature stands."""
+        return self.root / (naming.SIGNATURE if self.kind == "folder" else self.stem + naming.SIGNATURE_SUFFIX)
+
+    @property
+    def outdated(self) -> tuple[Path, ...]:
+        """What a change in place makes false, because it speaks of the files as they were."""
+        return self.statement, self.signature
 
     def renamed(self, target: Path) -> Bundle:
         """The bundle that an output under ``target`` makes, with the files in the same order."""
@@ -147,38 +159,3 @@ def tree(root: Path) -> list[str]:
         here = Path(folder).relative_to(root)
         found += [str(here / name) for name in names if not (here == Path(".") and name in _SKIPPED)]
     return sorted(found)
-
-
-def write(
-    source: Bundle,
-    target: Bundle,
-    changes: Mapping[str, list[Splice]],
-    weights: str,
-    progress: Progress | None = None,
-    *,
-    sync: bool = True,
-) -> None:
-    """Write ``target``: changed files with their splices, the others linked, copied or (weights only) left out.
-
-    Args:
-        source: what is read.
-        target: what is written; its names correspond to the source's.
-        changes: splices by the source's file name.
-        weights: ``link``, ``copy`` or ``none``.
-        progress: called with the number of bytes just moved.
-        sync: wait until each file is on the disk.
-    """
-    from ropepatch.storage import files
-
-    for old_name, new_name in zip(source.names, target.names, strict=True):
-        old, new = source.path(old_name), target.path(new_name)
-        if target.kind == "folder":
-            new.parent.mkdir(parents=True, exist_ok=True)
-        if old_name in changes or source.kind == "file":
-            files.write_spliced(old, new, changes.get(old_name, []), sync=sync, progress=progress)
-        elif weights == "none" and old.suffix in _WEIGHTS:
-            continue
-        elif weights == "link" and old.stat().st_size > _LINKED_FROM:
-            files.link_or_copy(old, new, sync=sync, progress=progress)
-        else:
-            files.clone_or_copy(old, new, sync=sync, progress=progress)

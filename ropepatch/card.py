@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ropepatch import _callable, bundle, located, naming
+from ropepatch.audit.result import SCHEMA as AUDIT_SCHEMA
 from ropepatch.containers import front_matter, json_text
 from ropepatch.errors import InputError
 from ropepatch.hub import refs
@@ -140,7 +141,7 @@ def card(
         _text(Path(base_card)) if base_card else None,
         base_ref=base_ref,
         repo=repo or (found.stem if found.kind == "folder" else found.anchor.name.removesuffix(".gguf")),
-        audit=_document(Path(audit), needed=True) if audit else None,
+        audit=_audit(Path(audit)) if audit else None,
     )
 
 
@@ -195,8 +196,15 @@ def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace")
 
 
-def _document(path: Path, *, needed: bool = False) -> dict[str, Any] | None:
-    return json_text.read(path)[1] if needed or path.is_file() else None
+def _document(path: Path) -> dict[str, Any] | None:
+    return json_text.read(path)[1] if path.is_file() else None
+
+
+def _audit(path: Path) -> dict[str, Any]:
+    document = json_text.read(path)[1]
+    if document.get("schema") != AUDIT_SCHEMA:
+        raise InputError("is no audit", where=str(path), hint="give what ropepatch audit --json printed")
+    return document
 
 
 _callable.make_callable(__name__, "ropepatch.card:card")

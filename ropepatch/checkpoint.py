@@ -15,8 +15,8 @@ from ropepatch.frequencies import group_frequencies, profile_frequencies
 from ropepatch.hub import refs
 from ropepatch.methods import runtime_only
 from ropepatch.methods.base import Frequencies, Method, ParameterError, Target, yarn_attention
-from ropepatch.methods.plain import NoScaling
-from ropepatch.methods.stack import Stack
+from ropepatch.methods.none import NoScaling
+from ropepatch.methods.stack import Stack, stages
 from ropepatch.methods.yarn import Yarn
 from ropepatch.profile import RopeGroup, RopeProfile
 
@@ -242,7 +242,7 @@ class Checkpoint:
                 "proportional RoPE leaves most pairs standing still; no method here extends it", where=self.ref
             )
         if existing == "compose" and start.scaled and not isinstance(scaling, NoScaling):
-            return dataclasses.replace(start, scaling=Stack((*_stages(start.scaling), *_stages(scaling))))
+            return dataclasses.replace(start, scaling=Stack((*stages(start.scaling), *stages(scaling))))
         everywhere = getattr(scaling, "mscale_all_dim", None)
         softmax = start.softmax_scale
         if softmax is not None:  # the model multiplies by the new scaling's magnitude, or by none
@@ -277,10 +277,6 @@ def _stretched(record: Mapping[str, Any], factor: float, trained: int | None) ->
     return [f"the factors were searched for {searched:g} times {original} tokens, not {factor:g} times {trained}"]
 
 
-def _stages(method: Method) -> tuple[Method, ...]:
-    return method.stages if isinstance(method, Stack) else (method,)
-
-
 def describe(scaling: Method) -> str:
     """A method in a few words: its name and factor."""
     factor = getattr(scaling, "factor", None)
@@ -310,7 +306,9 @@ def _asked_original(settings: Mapping[str, Any]) -> int | None:
 
 
 def _has_factor(method: str) -> bool:
-    return method.split("+")[0] not in ("none", "theta", "resonance")
+    """Whether the method takes one; what is unknown or cannot be asked for is refused later, by its name."""
+    found = methods.REGISTRY.get(method.split("+")[0])
+    return found is None or not found.applicable or found.takes_factor()
 
 
 def _factor(method: str, factor: float | None, length: int | None, trained: int | None, wanted: bool) -> float:
@@ -350,7 +348,10 @@ def open(ref: str | Path) -> Checkpoint:
 
         found = mirror.opened(ref)
         return Checkpoint(str(found.ref), dialects.open(str(found.path)))
-    return Checkpoint(str(ref), dialects.open(str(ref)))
+    dialect = dialects.open(str(ref))
+    if Path(ref).is_dir() and isinstance(file := getattr(dialect, "path", None), Path) and file.suffix == ".gguf":
+        ref = file  # the one model in a folder
+    return Checkpoint(str(ref), dialect)
 
 
 def open_whole(ref: str | Path) -> Checkpoint:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ropepatch.bundle import Bundle
 from ropepatch.containers import gguf
 from ropepatch.patch import Edit
 from ropepatch.storage.digesting import Digests
-from ropepatch.storage.files import Progress
+from ropepatch.storage.ranges import Progress
 from ropepatch.storage.splice import Splice
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 #: files that are hashed even where large ones are only linked or overwritten in place
 SMALL = 32 << 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ropepatch.methods.base import Array, Frequencies, Method
-from ropepatch.methods.longrope import Factors
+from ropepatch.methods.factors import Factors
 from ropepatch.methods.stack import Stack
 from ropepatch.profile import RopeGroup, RopeProfile
 

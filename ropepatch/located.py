@@ -51,7 +51,7 @@ class Located(Found):
 
 
 def find(ref: str | Path) -> Located:
-    """The output that ``ref`` names.
+    """The output that ``ref`` names, by itself or by its manifest.
 
     Raises:
         InputError: there is no such output, or no manifest.
@@ -83,7 +83,23 @@ def files_of(ref: str | Path) -> Found:
     path = Path(ref)
     if not path.exists():
         raise InputError("no such file or directory", where=str(ref))
-    return Found(ref=str(ref), files=bundle.bundle_of(path))
+    return Found(ref=str(ref), files=bundle.bundle_of(described(path)))
+
+
+def described(path: Path) -> Path:
+    """The output that a manifest describes; any other path as it is.
+
+    Raises:
+        InputError: the output is not beside its manifest.
+    """
+    if path.name == naming.MANIFEST and path.is_file():
+        return path.parent
+    if not path.name.endswith(naming.MANIFEST_SUFFIX):
+        return path
+    name = PurePosixPath(next(iter(manifest.read(path).subjects), "")).name
+    if not name or not path.with_name(name).exists():
+        raise InputError(f"describes {name or 'nothing'}, which is not beside it", where=str(path))
+    return path.with_name(name)
 
 
 def _on_the_hub(ref: str) -> Found:

@@ -249,7 +249,9 @@ def read(path: Path) -> Manifest:
         InputError: it is no manifest of ropepatch, or not whole.
     """
     if not path.exists():
-        raise InputError("there is no manifest", where=str(path))
+        raise InputError(
+            "there is no manifest", where=str(path), hint="apply writes one with each output: give what it has written"
+        )
     _, document = json_text.read(path)
     manifest = Manifest(document)
     manifest.check(str(path))

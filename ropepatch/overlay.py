@@ -22,7 +22,7 @@ from ropepatch.errors import InputError, UsageError
 from ropepatch.naming import SHARD
 from ropepatch.patch import Patch
 from ropepatch.storage import files, kernel
-from ropepatch.storage.files import Progress
+from ropepatch.storage.ranges import Progress
 from ropepatch.storage.splice import Splice
 
 NO, COUNT, TENSORS = "split.no", "split.count", "split.tensors.count"

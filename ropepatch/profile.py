@@ -9,7 +9,7 @@ from typing import Any
 
 from ropepatch import methods
 from ropepatch.methods.base import Method, Spectrum
-from ropepatch.methods.plain import NoScaling
+from ropepatch.methods.none import NoScaling
 
 SCHEMA = "ropepatch.rope-profile/1"
 

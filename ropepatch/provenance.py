@@ -14,7 +14,7 @@ from ropepatch import evidence, located, outline, schemas, splices
 from ropepatch.bundle import Bundle, Progress
 from ropepatch.errors import InputError, RopepatchError, UsageError, shown
 from ropepatch.frequencies import TOLERANCE, deviation, profile_frequencies
-from ropepatch.located import Located
+from ropepatch.located import Found, Located
 from ropepatch.manifest import Manifest
 from ropepatch.patch import Edit, group_edits
 from ropepatch.profile import RopeProfile
@@ -85,6 +85,7 @@ def verify_manifest(
     """
     if (signature is None) != (key is None):
         raise UsageError("--signature and --key belong together")
+    source = located.files_of(input) if input is not None else None
     output = located.find(ref)
     look = _Inspection(output, progress)
     parts: list[tuple[str, Callable[[], Check]]] = [
@@ -96,8 +97,8 @@ def verify_manifest(
         ("tensor data", look.tensor_data),
         ("other files", look.others),
     ]
-    if input is not None:
-        parts.append(("given input", lambda: look.given(input)))
+    if source is not None:
+        parts.append(("given input", lambda: look.given(source)))
     if signature is not None and key is not None:
         from ropepatch import signing
 
@@ -273,9 +274,8 @@ class _Inspection:
             return Check("other files", WARNED, f"the manifest does not speak of {', '.join(strange[:8])}")
         return Check("other files", PASSED, "the folder holds nothing that the manifest does not speak of")
 
-    def given(self, ref: str | Path) -> Check:
+    def given(self, source: Found) -> Check:
         """A file or folder that is said to be the input."""
-        source = located.files_of(ref)
         declared = sorted(self.record.inputs)
         names = source.files.names
         if source.files.kind == "folder":

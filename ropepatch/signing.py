@@ -50,11 +50,6 @@ _CURVES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
 _KEY_SIZE = 1 << 16
 
 
-def signature_path(output: Bundle) -> Path:
-    """Where the signature of an output stands."""
-    return output.root / (naming.SIGNATURE if output.kind == "folder" else output.stem + naming.SIGNATURE_SUFFIX)
-
-
 def sign(
     ref: str | Path,
     key: str | Path,
@@ -87,7 +82,7 @@ def sign(
         raise InputError("no such file or directory", where=str(ref))
     signed = bundle_of(path)
     manifest.read(signed.manifest)
-    target = Path(output) if output else signature_path(signed)
+    target = Path(output) if output else signed.signature
     names = [*_present(signed), signed.manifest.name]
     with Digests(progress) as running:
         taken = {name: running.file(signed.path(name)) for name in names}

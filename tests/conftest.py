@@ -6,6 +6,10 @@ import os
 
 from hypothesis import HealthCheck, settings
 
+from tests.support.outputs import checkpoint, folder, gguf_file
+
+__all__ = ["checkpoint", "folder", "gguf_file"]  # fixtures
+
 # The tests start hundreds of commands; where the environment forbids bytecode each one would compile the package anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # The models are tiny and every core has a worker of its own: more threads only wait for each other.

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import ropepatch
-from ropepatch import batch, schemas
+from ropepatch import batch, schemas, survey
 from ropepatch.errors import InputError
 from tests.support import gguf_split, tiny
 from tests.support.command import ROOT
@@ -164,14 +164,14 @@ def test_inspect_rows(folder: Path) -> None:
     """Each ref is one row, readable or not, and a row says what inspect of that ref says."""
     refs = [str(folder / "a.gguf"), str(folder / "broken.gguf"), str(ROOT / "fixtures" / "tiny-llama")]
 
-    rows = list(batch.inspect_many(refs, jobs=2))
+    rows = list(survey.inspect_many(refs, jobs=2))
 
     assert [row["ref"] for row in rows] == refs
     assert [bool(row["error"]) for row in rows] == [False, True, False]
     profile = ropepatch.open(refs[2]).profile
     assert rows[2]["rope_theta"] == profile.groups["default"].rope_theta
     assert (rows[0]["architecture"], rows[0]["declared_context"], rows[0]["method"]) == ("llama", 256, "none")
-    assert all(tuple(row) == batch.COLUMNS for row in rows)
+    assert all(tuple(row) == survey.COLUMNS for row in rows)
 
 
 def test_inspect_command(folder: Path, tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_inspect_command(folder: Path, tmp_path: Path) -> None:
 
     rows = list(csv.DictReader(io.StringIO(ended.out)))
     assert ended.code == 1
-    assert tuple(rows[0]) == batch.COLUMNS
+    assert tuple(rows[0]) == survey.COLUMNS
     assert rows[0]["ref"] == "'=1+1"
     assert rows[0]["error"].startswith("'=1+1: no such file")
     assert (rows[1]["declared_context"], rows[1]["error"]) == ("256", "")

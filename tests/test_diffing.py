@@ -16,9 +16,10 @@ from ropepatch import schemas
 from ropepatch.diffing import diff
 from ropepatch.errors import UsageError
 from ropepatch.methods import Method
+from ropepatch.methods.dynamic import Dynamic
+from ropepatch.methods.factors import Factors
 from ropepatch.methods.linear import Linear
-from ropepatch.methods.longrope import Factors, LongRope
-from ropepatch.methods.ntk import Dynamic
+from ropepatch.methods.longrope import LongRope
 from ropepatch.methods.proportional import Proportional
 from ropepatch.methods.yarn import Yarn
 from ropepatch.profile import RopeGroup, RopeProfile, Source

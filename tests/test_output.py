@@ -1,12 +1,10 @@
-"""Writing, undoing and repeating a patch on whole checkpoints."""
+"""Writing a patch to whole checkpoints."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,144 +13,18 @@ import numpy as np
 import pytest
 
 import ropepatch
-from ropepatch import manifest, output, schemas
+from ropepatch import output, schemas
 from ropepatch.bundle import bundle_of
 from ropepatch.errors import CheckFailed, InputError, UsageError, WouldOverwrite
-from ropepatch.storage import files
+from ropepatch.storage import files, ranges
 from tests.support import llamacpp_formula as engine
 from tests.support import tiny
-from tests.support.command import ROOT
-
-SPEC = tiny.ModelSpec(layers=1, hidden=64, heads=2, kv_heads=1, head_dim=32, intermediate=64, vocab=16, context=256)
-
-
-def digest(path: Path) -> str:
-    """sha256 by hashlib alone."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def tree(root: Path) -> dict[str, str]:
-    """sha256 of everything below a folder (or of a file) by relative name."""
-    if root.is_file():
-        return {"": digest(root)}
-    return {str(p.relative_to(root)): digest(p) for p in sorted(root.rglob("*")) if p.is_file()}
-
-
-@pytest.fixture
-def gguf_file(tmp_path: Path) -> Path:
-    """A tiny llama."""
-    return tiny.write_gguf(tmp_path / "model.gguf", SPEC)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """The same with a tokenizer file, a subfolder, and weights large enough to be linked."""
-    path = tiny.write_hf(tmp_path / "model", SPEC.with_(vocab=5000))
-    (path / "tokenizer.json").write_text("{}")
-    (path / "extra").mkdir()
-    (path / "extra" / "notes.txt").write_text("kept")
-    assert (path / "model.safetensors").stat().st_size > 1 << 20
-    return path
-
-
-@pytest.fixture(params=["gguf", "hf"])
-def checkpoint(request: pytest.FixtureRequest) -> Path:
-    """Each kind in turn."""
-    path: Path = request.getfixturevalue({"gguf": "gguf_file", "hf": "folder"}[request.param])
-    return path
-
-
-METHODS = ["linear", "ntk", "yarn", "mrrope-pro"]
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_revert_restores_the_input_from_the_output_and_its_manifest(checkpoint: Path, method: str) -> None:
-    """With the input gone, the output and its manifest give it back byte for byte."""
-    before = tree(checkpoint)
-    ropepatch.open(checkpoint).patch(method, 4.0).write()
-    written = output.default_output(ropepatch.open(checkpoint).patch(method, 4.0))
-    assert written.exists()
-    assert tree(checkpoint) == before
-    assert tree(written) != before
-    shutil.rmtree(checkpoint) if checkpoint.is_dir() else checkpoint.unlink()
-    restored = output.revert(written, output=checkpoint)
-    assert restored == checkpoint
-    assert tree(checkpoint) == before
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_revert_in_place(checkpoint: Path, method: str) -> None:
-    """A checkpoint patched in place turns back into itself, and its manifest goes."""
-    before = tree(checkpoint)
-    ropepatch.open(checkpoint).patch(method, 4.0).write(in_place=True)
-    assert tree(checkpoint) != before
-    assert output.revert(checkpoint, in_place=True) == checkpoint
-    assert tree(checkpoint) == before
-    assert not bundle_of(checkpoint).manifest.exists()
-
-
-def test_two_patches_in_place_revert_one_by_one(checkpoint: Path) -> None:
-    """The second patch keeps the first one's manifest, and undoing twice gives every state again."""
-    states = [tree(checkpoint)]
-    ropepatch.open(checkpoint).patch("yarn", 2.0).write(in_place=True)
-    states.append(tree(checkpoint))
-    ropepatch.open(checkpoint).patch("mrrope-pro", 4.0, existing="replace").write(in_place=True)
-    assert tree(checkpoint) not in states
-    output.revert(checkpoint, in_place=True)
-    assert tree(checkpoint) == states[1]
-    output.revert(checkpoint, in_place=True)
-    assert tree(checkpoint) == states[0]
-    with pytest.raises(InputError, match="there is no manifest"):
-        output.revert(checkpoint, in_place=True)
-
-
-def test_revert_works_after_the_files_have_moved(gguf_file: Path, tmp_path: Path) -> None:
-    """The manifest names no path of the machine: moved together, output and manifest still give the input."""
-    before = digest(gguf_file)
-    written = tmp_path / "out.gguf"
-    document = ropepatch.open(gguf_file).patch("yarn", 4.0).write(written)
-    assert str(tmp_path) not in document.to_text()
-    away = tmp_path / "elsewhere"
-    away.mkdir()
-    for name in ("out.gguf", "out.ropepatch.json"):
-        (tmp_path / name).rename(away / name)
-    assert digest(output.revert(away / "out.gguf")) == before
-
-
-def test_revert_refuses_an_output_that_has_changed(gguf_file: Path) -> None:
-    """A patched file that was edited since is not torn apart."""
-    written = gguf_file.with_name("out.gguf")
-    ropepatch.open(gguf_file).patch("yarn", 4.0).write(written)
-    data = bytearray(written.read_bytes())
-    data[-1] ^= 1
-    written.write_bytes(bytes(data))
-    before = tree(written.parent)
-    with pytest.raises(InputError, match="has changed since it was patched"):
-        output.revert(written)
-    assert tree(written.parent) == before
-
-
-def test_a_tampered_manifest_is_found_out(gguf_file: Path) -> None:
-    """Splices that restore something else than the input that the manifest names fail, and leave nothing."""
-    written = gguf_file.with_name("out.gguf")
-    ropepatch.open(gguf_file).patch("ntk", 4.0).write(written)
-    path = bundle_of(written).manifest
-    document = json.loads(path.read_text())
-    splice = document["predicate"]["buildDefinition"]["internalParameters"]["ropepatch_splices"]["out.gguf"][0]
-    splice["before"] = "00" * (len(splice["before"]) // 2)
-    path.write_text(json.dumps(document))
-    before = tree(written.parent)
-    with pytest.raises(CheckFailed, match="another sha256"):
-        output.revert(written)
-    assert tree(written.parent) == before
-
-
-# Nothing is left behind, nothing is overwritten ----------------------------------------------------------------------
+from tests.support.outputs import SPEC, digest, tree
 
 
 def flip_in_copies(monkeypatch: pytest.MonkeyPatch, *, at: int) -> None:
     """Let every copy of a long range put one wrong byte at a place counted from the range's end."""
-    original = files.copy_range
+    original = ranges.copy_range
 
     def broken(source: int, target: int, offset: int, length: int, *rest: Any, **options: Any) -> None:
         original(source, target, offset, length, *rest, **options)
@@ -161,7 +33,7 @@ def flip_in_copies(monkeypatch: pytest.MonkeyPatch, *, at: int) -> None:
             there = os.pread(source, 1, offset + length - at)
             os.pwrite(target, bytes([there[0] ^ 0x40]), end - at)
 
-    monkeypatch.setattr(files, "copy_range", broken)
+    monkeypatch.setattr(ranges, "copy_range", broken)
 
 
 @pytest.mark.parametrize("method", ["ntk", "yarn", "mrrope-pro"])
@@ -409,50 +281,11 @@ def test_a_new_file_is_flushed_unless_asked_otherwise(
         assert bool(calls) == sync
         assert not sync or str(ref.parent) in calls
         calls.clear()
-        assert output.revert(target, output=ref.with_name("back" + ref.suffix), sync=sync).exists()
+        assert ropepatch.revert(target, output=ref.with_name("back" + ref.suffix), sync=sync).exists()
         assert bool(calls) == sync
 
 
 # Replay ---------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("through", ["manifest", "patch", "json"])
-def test_replay_on_a_sibling(gguf_file: Path, through: str) -> None:
-    """The same edits on another quantisation give the same metadata, and leave its own tensors alone."""
-    sibling = tiny.write_gguf(gguf_file.with_name("sibling.gguf"), SPEC.with_(seed=7))
-    patch = ropepatch.open(gguf_file).patch("mrrope-pro", 4.0)
-    written = gguf_file.with_name("out.gguf")
-    document = patch.write(written)
-    record: Any = {"manifest": document, "patch": patch}.get(through)
-    if through == "manifest":
-        record = manifest.read(bundle_of(written).manifest)
-    if record is None:
-        record = ropepatch.Patch.from_json(json.loads(json.dumps(patch.to_json())))
-    target = gguf_file.with_name("sibling-out.gguf")
-    output.replay(record, str(sibling)).write(target)
-    assert engine.keys_of(target) == engine.keys_of(written)
-    old, new, first = engine.tensors_of(sibling), engine.tensors_of(target), engine.tensors_of(written)
-    assert set(new) - set(old) == {"rope_freqs.weight"}
-    assert all(np.array_equal(old[name], new[name]) for name in old)
-    assert np.array_equal(new["rope_freqs.weight"], first["rope_freqs.weight"])
-    output.revert(target, output=gguf_file.with_name("back.gguf"))
-    assert digest(gguf_file.with_name("back.gguf")) == digest(sibling)
-
-
-def test_replay_on_what_is_no_sibling_is_refused(gguf_file: Path, folder: Path) -> None:
-    """Another base, another context or another format is not what the patch starts from."""
-    patch = ropepatch.open(gguf_file).patch("ntk", 4.0)
-    reasons = {
-        "base": r"another model .*: default.rope_theta is 5000, there it is 10000;",
-        "context": r"another model .*: trained context is 512, there it is 256 \(and 1 more\);",
-    }
-    for name, spec in (("base", SPEC.with_(rope_theta=5000.0)), ("context", SPEC.with_(context=512))):
-        other = tiny.write_gguf(gguf_file.with_name(f"{name}.gguf"), spec)
-        with pytest.raises(InputError, match=reasons[name]):
-            output.replay(patch, str(other)).write()
-    with pytest.raises(InputError, match="is hf, the patch is for gguf; use apply --method ntk"):
-        output.replay(patch, str(folder))
-    assert not list(gguf_file.parent.glob("*-ntk-*"))
 
 
 def test_a_file_that_changed_after_it_was_read_is_refused(checkpoint: Path) -> None:
@@ -467,40 +300,3 @@ def test_a_file_that_changed_after_it_was_read_is_refused(checkpoint: Path) -> N
         patch.write()
     assert tree(checkpoint) == before
     assert [p.name for p in checkpoint.parent.iterdir()] == [checkpoint.name]
-
-
-def test_replay_on_another_quantisation(tmp_path: Path) -> None:
-    """The manifest of the float32 file patches the Q8_0 file, whose tensors stay, and the other way round."""
-    fixtures = ROOT / "fixtures"
-    names = ("tiny-retriever.gguf", "tiny-retriever-Q8_0.gguf")
-    for first, second in (names, names[::-1]):
-        record = ropepatch.open(fixtures / first).patch("yarn", 4.0).write(tmp_path / f"from-{first}")
-        target = tmp_path / f"replayed-{second}"
-
-        output.replay(record, str(fixtures / second)).write(target, digest="full")
-
-        direct = ropepatch.open(fixtures / second).patch("yarn", 4.0)
-        assert ropepatch.open(target).profile.groups == direct.after.groups
-        check = {item.name: item.result for item in ropepatch.verify_manifest(target).checks}
-        assert (check["input"], check["tensor data"]) == ("PASSED", "PASSED")
-
-
-def test_replay_on_another_model_says_what_differs(tmp_path: Path) -> None:
-    """Another model is refused with the first difference; forced, it gets the same method by edits of its own."""
-    record = (
-        ropepatch.open(ROOT / "fixtures" / "tiny-retriever.gguf")
-        .patch("yarn", 4.0, beta_fast=16)
-        .write(tmp_path / "out.gguf")
-    )
-    other = str(ROOT / "fixtures" / "tiny-llama.gguf")
-
-    with pytest.raises(InputError, match=r"is another model .*: trained context is 2048, there it is 256"):
-        output.replay(record, other)
-    forced = output.replay(record, other, force=True)
-    forced.write(tmp_path / "forced.gguf")
-
-    own = ropepatch.open(other).patch("yarn", 4.0, beta_fast=16)
-    lifted = ropepatch.open(tmp_path / "forced.gguf").profile
-    assert [edit.to_json() for edit in forced.edits] == [edit.to_json() for edit in own.edits]
-    assert lifted.declared_context == 8192
-    assert ropepatch.verify_manifest(tmp_path / "forced.gguf").ok

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import ropepatch
-from ropepatch import manifest, output, schemas
+from ropepatch import manifest, schemas
 from ropepatch.bundle import bundle_of
 from ropepatch.errors import InputError, UsageError
 from tests.support import llamacpp, tiny
@@ -70,7 +70,7 @@ def test_the_input_is_as_it_was_and_the_manifest_says_what_was_made(model: Path)
     assert set(record.subjects) == {head.name, head.name.replace("00001-of", "00002-of")}
     assert record.verification
     with pytest.raises(InputError, match="is an overlay; its input is as it was; to undo it, delete its two files"):
-        output.revert(head)
+        ropepatch.revert(head)
 
 
 def test_a_body_that_holds_the_tensor_is_refused(tmp_path: Path) -> None:

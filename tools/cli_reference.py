@@ -36,7 +36,8 @@ def command_group() -> click.Group:
 
 def walk(command: click.Command, name: str, parent: click.Context | None = None) -> Iterator[tuple[str, str]]:
     """Yields (full name, help text at 80 columns) of a command and of all below it, in the group's order."""
-    context = click.Context(command, parent, name, terminal_width=WIDTH, max_content_width=WIDTH, color=False)
+    own = command.context_settings  # as main() passes them on
+    context = click.Context(command, parent, name, terminal_width=WIDTH, max_content_width=WIDTH, color=False, **own)
     with context:
         yield context.command_path, click.unstyle(command.get_help(context))
         if not isinstance(command, click.Group):

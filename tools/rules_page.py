@@ -49,7 +49,7 @@ def readers() -> list[str]:
     """Which engines the rules hold each format against."""
     lines = [row("looks at", "held against"), rule(2)]
     for form, words in FORMATS.items():
-        found = [name for name in runtimes.NAMES if form in runtimes.get(name).reads_formats]
+        found = [name for name in runtimes.names() if form in runtimes.get(name).reads_formats]
         lines.append(row(words, ", ".join(found) or "no engine: what is said holds for all that read it"))
     return lines
 

@@ -56,7 +56,6 @@ against transformers {reference}; where that does not load the file, against the
 The recordings of eleven releases behind this table are part of the tests (`tests/runtimes/test_recorded.py`), and
 `make conformance` runs vLLM's and mlx-lm's own classes on the same files.
 """
-ABBREVIATED = {"transformers": "HF", "mlx-lm": "mlx", "exllamav3": "exl3", "exllamav2": "exl2"}
 
 
 def load() -> dict[str, dict[str, Any]]:
@@ -80,7 +79,7 @@ def long_length(config: dict[str, Any]) -> int:
 
 def spans(form: str) -> list[tuple[str, Behaviour]]:
     """Every span of releases of every runtime that reads a format."""
-    found = [(name, span) for name in runtimes.NAMES for span in runtimes.behaviours(name)]
+    found = [(name, span) for name in runtimes.names() for span in runtimes.behaviours(name)]
     return [(name, span) for name, span in found if form in runtimes.get(name).reads_formats]
 
 
@@ -134,7 +133,7 @@ def _mark(cell: Cell) -> str:
 
 
 def table(found: Readings) -> list[str]:
-    heads = [f"{ABBREVIATED.get(name, name)} {span.label}" for name, span in found.spans]
+    heads = [f"{runtimes.get(name).abbreviation or name} {span.label}" for name, span in found.spans]
     lines = [row("case", *heads), rule(len(heads) + 1)]
     for case, rows in found.rows.items():
         lines.append(row(f"`{case}`", *(mark(*rows[spec(*item)]) for item in found.spans)))
@@ -240,7 +239,7 @@ def page() -> str:
     introduction = MATRIX.format(count=len(cases), reference=newest, agreeing=found.agreeing())
     lines = [INTRODUCTION, introduction, *table(found), "", "## The runtimes"]
     lines += ["", "What each refuses, ignores and notes is that of its newest span on the spellings of the table."]
-    for name in runtimes.NAMES:
+    for name in runtimes.names():
         lines += ["", *section(name, found)]
     lines += [
         "",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import email.utils
 import http.client
 import json
+import math
 import random
 import time
 import urllib.error
@@ -18,7 +20,8 @@ from ropepatch.audit.engine import Unanswered
 #: answers that may be others a moment later
 _AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)
 _MOST_BYTES = 256 << 20
-_LONGEST_WAIT = 30.0
+#: seconds: of our own back-off, and of what a server may ask for
+_LONGEST_WAIT, _LONGEST_ASKED = 30.0, 300.0
 
 
 class Refused(Unanswered):
@@ -120,11 +123,11 @@ class Client:
     def _ask(self, path: str, body: Mapping[str, Any] | None) -> Mapping[str, Any]:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, self._headers)
-        why, wait = "", self.first_wait
+        why, wait, asked = "", self.first_wait, 0.0
         for attempt in range(self.retries + 1):
             if attempt:
-                time.sleep(min(wait, _LONGEST_WAIT) * random.uniform(0.75, 1.25))
-                wait *= 2
+                time.sleep(max(min(wait, _LONGEST_WAIT) * random.uniform(0.75, 1.25), asked))
+                wait, asked = 2 * wait, 0.0
             try:
                 with self._opener.open(request, timeout=self.timeout) as answer:
                     found = json.loads(answer.read(_MOST_BYTES))
@@ -136,17 +139,24 @@ class Client:
                 # llama-server says 500 to tokens that it does not know and to prompts that it cannot read
                 if error.code not in _AGAIN:
                     raise Refused(f"{self.url} says {why}") from None
-                wait = max(wait, _seconds(error.headers.get("Retry-After")))
+                asked = _seconds(error.headers.get("Retry-After"))
             except (OSError, http.client.HTTPException, ValueError) as error:
                 why = str(getattr(error, "reason", None) or error) or type(error).__name__
         raise Unanswered(f"{self.url} gave no answer after {self.retries + 1} attempts: {why}")
 
 
 def _seconds(text: str | None) -> float:
-    try:
-        return min(max(float(text or 0), 0.0), _LONGEST_WAIT)
-    except ValueError:
+    """What ``Retry-After`` asks for: seconds, or a date."""
+    if not text:
         return 0.0
+    try:
+        found = float(text)
+    except ValueError:
+        try:
+            found = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
+        except (TypeError, ValueError):
+            return 0.0
+    return min(max(found, 0.0), _LONGEST_ASKED)
 
 
 def _told(raw: bytes) -> str:
@@ -164,7 +174,9 @@ def _reply(found: Mapping[str, Any]) -> Reply:
     choices = found.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], Mapping) else None
     if choice is None:
-        raise Refused("the server's answer has no choices")
+        # LM Studio says 200 to prompts that are too long, and the reason in the body.
+        told = _told(json.dumps(found).encode()) if found.get("error") else "no choices"
+        raise Refused(f"the server answers with {told}")
     usage = found.get("usage")
     tokens = usage.get("prompt_tokens") if isinstance(usage, Mapping) else None
     try:
@@ -187,8 +199,11 @@ def _steps(found: Any) -> list[Step]:
     for token, own, tops in zip(
         found["tokens"], found["token_logprobs"], found.get("top_logprobs") or (), strict=False
     ):
-        every = {**(tops or {}), token: own}
-        steps.append(Step(_id(token), token, {_key(name): float(value) for name, value in every.items()}))
+        found_tops: dict[int | str, float] = {}
+        for name, value in {**(tops or {}), token: own}.items():
+            key = _key(name)  # tokens that differ in blanks have one key: the likeliest is meant
+            found_tops[key] = max(float(value), found_tops.get(key, -math.inf))
+        steps.append(Step(_id(token), token, found_tops))
     return steps
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ropepatch.audit.completions import Client, Reply, Step
+from ropepatch.audit.completions import Client, Refused, Reply, Step
 from ropepatch.audit.engine import Answers, Unanswered
 from ropepatch.audit.pieces import pieces_of
 from ropepatch.audit.tasks import ANSWER, Texts
@@ -65,9 +65,19 @@ class Server:
                     continue
                 # A server that took the list for a text counts other tokens.
                 if takes_tokens and reply.prompt_tokens not in (None, _PROBE, _PROBE + 1):
+                    why = None
                     break
                 self.takes_tokens, self.logprobs = takes_tokens, count if reply.steps else None
+                if not self.pieces and not any(step.id is not None for step in reply.steps):
+                    raise Unanswered(
+                        f"{self.client.url} answers in texts, and what tokens' texts are is not known: "
+                        "the checkpoint needs its tokenizer.json"
+                    )
                 return
+        if not self.pieces and isinstance(why, Refused):
+            raise Unanswered(
+                f"{why}; it is sent lists of token ids, since the checkpoint has no tokenizer.json to write texts with"
+            )
         raise why or Unanswered(f"{self.client.url} takes no lists of tokens, and the tokens' texts are not known")
 
     def _text(self, ids: Sequence[int]) -> str:
@@ -87,6 +97,11 @@ class Server:
         prompt, wanted = text[:-ANSWER], text[-ANSWER:]
         first = self._complete(prompt, ANSWER, extra)
         tokens = first.prompt_tokens if first.prompt_tokens is not None else len(prompt)
+        if tokens < len(prompt):  # a word is a token at least
+            raise Unanswered(
+                f"{self.client.url} counts {tokens} tokens in a prompt of {len(prompt)}: it cuts them to its context, "
+                "which has to be set longer there"
+            )
         said = self._says(first.text, wanted)
         if not first.steps:
             return said, None, tokens

@@ -1,73 +1,112 @@
-"""Cells on disk, one line each as soon as they are measured, so that nothing is measured twice."""
+"""Results on disk, one line each as soon as there is one, so that nothing is measured twice."""
 
 from __future__ import annotations
 
 import json
+import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ropepatch.errors import InputError, WouldOverwrite
 
-SCHEMA = "ropepatch.audit-journal/1"
 _LINE = 1 << 20
 
 
-class Journal:
-    """A JSON Lines file: a line that says what is measured, then one a cell.
+class Lines(ABC):
+    """A JSON Lines file: a line that says what is measured, then one a result. Each is on the disk when it counts.
 
     Args:
-        path: the file; None keeps the cells in memory only.
-        plan: what decides the numbers: checkpoint, seed, samples, alphabet, variants. Another plan is another journal.
+        path: the file; None keeps the results in memory only.
+        plan: what decides the numbers: checkpoint, seed, samples, alphabet. Another plan is another journal.
         resume: go on with an existing file.
 
     Raises:
         WouldOverwrite: the file exists and ``resume`` is false.
-        InputError: it is of another plan.
+        InputError: it is of another plan, or cannot be written.
     """
+
+    #: what is measured, as messages name it
+    kind: ClassVar[str]
 
     def __init__(self, path: Path | None, plan: Mapping[str, Any], resume: bool) -> None:
         self.path = path
-        self.cells: dict[tuple[Any, ...], dict[str, Any]] = {}
         if path is None:
             return
-        if path.exists():
-            if not resume:
-                raise WouldOverwrite("exists already", where=str(path), hint="--resume goes on with it")
-            self._read(path, plan)
-        else:
-            path.write_text(json.dumps({"schema": SCHEMA, "plan": dict(plan)}) + "\n", encoding="utf-8")
+        head = {"schema": f"ropepatch.{self.kind}-journal/1", "plan": json.loads(json.dumps(dict(plan)))}
+        if not path.exists():
+            self.append(head)
+            return
+        if not resume:
+            raise WouldOverwrite("exists already", where=str(path), hint="--resume goes on with it")
+        os.truncate(path, self._read(path, head))
 
-    def _read(self, path: Path, plan: Mapping[str, Any]) -> None:
-        whole = 0
+    @abstractmethod
+    def take(self, line: Mapping[str, Any]) -> bool:
+        """Keep what a line of the file says; False where it is not a result."""
+
+    def _read(self, path: Path, head: Mapping[str, Any]) -> int:
+        """Take the results in; returns where the last whole line ends."""
         with open(path, "rb") as file:
             first = _parsed(file.readline(_LINE))
-            if first.get("schema") != SCHEMA:
-                raise InputError("is no journal of an audit", where=str(path))
-            if first.get("plan") != json.loads(json.dumps(dict(plan))):
-                raise InputError("is the journal of another audit", where=str(path), hint="give another --journal")
+            if first.get("schema") != head["schema"]:
+                raise InputError(f"is no journal of {_article(self.kind)}", where=str(path))
+            if first.get("plan") != head["plan"]:
+                raise InputError(
+                    f"is the journal of another {self.kind} ({_differing(first.get('plan'), head['plan'])})",
+                    where=str(path),
+                    hint="give another --journal",
+                )
             whole = file.tell()
             while line := file.readline(_LINE):
-                cell = _parsed(line)
-                if not line.endswith(b"\n") or "variant" not in cell:
+                if not line.endswith(b"\n") or not self.take(_parsed(line)):
                     break  # the run ended while it wrote this line
                 whole = file.tell()
-                if cell.get("status") == "measured":
-                    self.cells[key(cell)] = cell
-        with open(path, "r+b") as file:
-            file.truncate(whole)
+        return whole
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Write a line where there is a file."""
+        if self.path is None:
+            return
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise InputError(f"cannot be written: {error.strerror}", where=str(self.path)) from None
+
+
+class Journal(Lines):
+    """The cells of an audit."""
+
+    kind = "audit"
+
+    def __init__(self, path: Path | None, plan: Mapping[str, Any], resume: bool) -> None:
+        self.cells: dict[tuple[Any, ...], dict[str, Any]] = {}
+        super().__init__(path, plan, resume)
+
+    def take(self, line: Mapping[str, Any]) -> bool:
+        if "variant" not in line:
+            return False
+        if line.get("status") == "measured":
+            self.cells[key(line)] = dict(line)
+        return True
 
     def add(self, cell: dict[str, Any]) -> None:
         """Keep a cell, and write it where there is a file."""
         self.cells[key(cell)] = cell
-        if self.path is not None:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(cell) + "\n")
+        self.append(cell)
 
 
 def key(cell: Mapping[str, Any]) -> tuple[Any, ...]:
     """What a cell is of."""
     return tuple(cell[name] for name in ("variant", "task", "length", "depth"))
+
+
+def _article(word: str) -> str:
+    return f"an {word}" if word[0] in "aeiou" else f"a {word}"
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
@@ -76,3 +115,10 @@ def _parsed(line: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _differing(old: Any, new: Mapping[str, Any]) -> str:
+    """The names of what is not the same."""
+    if not isinstance(old, dict):
+        return "without a plan"
+    return "other " + ", ".join(sorted(key for key in {*old, *new} if old.get(key) != new.get(key)))

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ropepatch.containers.gguf import STRING, ArrayRef, Header
 
 if TYPE_CHECKING:
     from ropepatch.checkpoint import Checkpoint
@@ -17,12 +21,9 @@ _MOST_BYTES = 256 << 20
 def pieces_of(model: Checkpoint) -> list[str]:
     """The text of each token id, by ``tokenizer.json`` or a GGUF's vocabulary; empty where there is none."""
     if model.profile.source.format == "gguf":
-        from gguf import GGUFReader
-
         from ropepatch.verify.weights import gguf_header
 
-        field = GGUFReader(gguf_header(model).path).fields.get("tokenizer.ggml.tokens")
-        return [str(piece).translate(_BLANKS) for piece in field.contents()] if field else []
+        return [piece.translate(_BLANKS) for piece in _from_gguf(gguf_header(model))]
     path = Path(getattr(model.dialect, "root", ".")) / "tokenizer.json"
     try:
         if path.stat().st_size > _MOST_BYTES:
@@ -31,6 +32,21 @@ def pieces_of(model: Checkpoint) -> list[str]:
         return _from_tokenizer(document)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return []
+
+
+def _from_gguf(header: Header) -> Iterator[str]:
+    """The texts of the vocabulary, from where they stand; empty where there are none, or implausibly many."""
+    found = header.get("tokenizer.ggml.tokens")
+    if not isinstance(found, ArrayRef) or found.type != STRING or header.kv_end - found.offset > _MOST_BYTES:
+        return
+    with open(header.path, "rb") as file:
+        file.seek(found.offset)
+        data = file.read(header.kv_end - found.offset)
+    at, length = 0, struct.Struct(header.endian + "Q")
+    for _ in range(found.count):
+        start = at + length.size
+        at = start + int(length.unpack_from(data, at)[0])
+        yield data[start:at].decode("utf-8", "replace")
 
 
 def _from_tokenizer(document: Any) -> list[str]:

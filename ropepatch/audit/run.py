@@ -239,11 +239,10 @@ class _Run:
                 for variant, known, task, length in asked
             ]
             for (variant, _, task, length), cells in zip(asked, executor.run(jobs), strict=True):
-                if self.progress:
-                    self.progress(f"{length:,} tokens, {variant.name}, {task}")
+                self._tell(variant, task, length)
                 for cell in cells:
+                    self.result.cells.append(cell)  # first: an interrupt may come while the journal is written
                     self.journal.add(cell)
-                    self.result.cells.append(cell)
         except KeyboardInterrupt:
             self.result.interrupted = True
 
@@ -252,11 +251,19 @@ class _Run:
         known = self._missing(variant.name, task, length)
         if known is None:
             return
-        if self.progress:
-            self.progress(f"{length:,} tokens, {variant.name}, {task}")
+        self._tell(variant, task, length)
         for cell in measure(self.engine, variant, self._work(task, length), limit=self.limit, skip=known):
-            self.journal.add(cell)
             self.result.cells.append(cell)
+            self.journal.add(cell)
+
+    def _tell(self, variant: Variant, task: str, length: int) -> None:
+        """Which row of the maps is measured now, and how many there are."""
+        if self.progress is None:
+            return
+        lengths, names, kinds = self.result.lengths, [item.name for item in self.chosen], self.result.tasks
+        rows = len(names) * len(kinds)
+        now = lengths.index(length) * rows + names.index(variant.name) * len(kinds) + kinds.index(task) + 1
+        self.progress(f"{now} of {len(lengths) * rows}: {length:,} tokens, {variant.name}, {task}")
 
     def _work(self, task: str, length: int) -> Work:
         result = self.result

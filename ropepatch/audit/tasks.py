@@ -28,8 +28,8 @@ IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Alphabet:
-    """Token ids by what they are for; the pools do not overlap.
+class Pools:
+    """Token ids by what they are for.
 
     Attributes:
         bos: the first token of every text, None for none.
@@ -42,6 +42,11 @@ class Alphabet:
     filler: tuple[int, ...]
     key: tuple[int, ...]
     value: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Alphabet(Pools):
+    """The pools of an audit: they do not overlap, and are large enough for every task."""
 
     def __post_init__(self) -> None:
         most = 1 + max(DISTRACTORS.values())

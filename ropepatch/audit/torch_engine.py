@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ropepatch.audit.engine import Answers, OutOfMemory
-from ropepatch.audit.tasks import ANSWER, BLOCK, Texts
+from ropepatch.audit.tasks import ANSWER, Texts
 from ropepatch.errors import InputError
 from ropepatch.verify import engines, memory, shape, weights
-from ropepatch.verify.decoder import Cache, Decoder
+from ropepatch.verify.cache import Cache
+from ropepatch.verify.decoder import Decoder
 from ropepatch.verify.shape import LayerRope
 
 if TYPE_CHECKING:
@@ -79,20 +80,30 @@ class Model:
         """Bytes of the weights that have been read so far."""
         return self.first._held.taken
 
-    def estimate(self, length: int, rows: int) -> dict[str, int]:
-        """Bytes that a cell takes: weights, key-value cache twice (one continues the other), attention, logits."""
+    def estimate(self, length: int, rows: int, *, grouped: bool = False) -> dict[str, int]:
+        """Bytes that a cell takes: weights, key-value cache, attention (of Self-Extend where ``grouped``), logits."""
         size, item = self.sizes, 4 if "32" in str(self.dtype) else 2
         held = sum(_product(self.weights.shape(name)) for name in self.weights.names()) * item
         per_token = 2 * size.layers * size.kv_heads * size.head_dim * item
         chunk = min(length, CHUNK[self.device])
         parts = {
             "weights": held,
-            "keys_and_values": 2 * rows * length * per_token,
-            "attention": rows * size.heads * chunk * length * item + chunk * length * 5,
+            "keys_and_values": rows * length * per_token,
+            "attention": self._matrices(length, rows, chunk, item, grouped),
             "activations": rows * chunk * 12 * size.hidden * item,
             "logits": rows * ANSWER * self.vocabulary * 12,
         }
         return {"total": sum(parts.values()), **parts}
+
+    def _matrices(self, length: int, rows: int, chunk: int, item: int, grouped: bool) -> int:
+        """Bytes of masks, and of matrices of every query by every key where they are made."""
+        heads, windows = self.sizes.heads, [rope.window for rope in self.first.ropes]
+        if grouped:
+            return 4 * rows * heads * chunk * length * 4
+        if self.device == "cuda":
+            return rows * heads * chunk * length * item + chunk * length * 5
+        widest = max((min(length, chunk + window) for window in windows if window is not None), default=0)
+        return chunk * widest * 5 + 3 * rows * heads * chunk * self.sizes.head_dim * item
 
     def answers(
         self, ropes: list[LayerRope], texts: Texts, rows: int, how: SelfExtend | None = None
@@ -130,7 +141,7 @@ class TorchEngine:
 
     def estimate(self, variant: Variant, length: int, rows: int) -> dict[str, int]:
         """Of the model that the variant is of."""
-        return self._model(variant.checkpoint).estimate(length, rows)
+        return self._model(variant.checkpoint).estimate(length, rows, grouped=variant.runtime is not None)
 
     def free(self) -> int | None:
         """What is available, and what the weights take already."""
@@ -193,26 +204,28 @@ def _batch(decoder: Decoder, texts: Texts, chunk: int) -> Iterator[Scores]:
     trunk = torch.from_numpy(texts.trunk)
     starts = texts.starts
     shared = int(trunk.shape[1]) if starts is None else max(starts[depth] for depth in texts.blocks)
-    _, prefix = prefill(decoder, trunk[:, :shared], 0, Cache(), chunk)
-    for depth, block in texts.blocks.items():
+    _, prefix = prefill(decoder, trunk[:, :shared], 0, Cache(room=texts.length), chunk, 0)
+    # Deepest block first: each is written over what the one before wrote behind its start.
+    for depth in sorted(texts.blocks, reverse=True):
         start = shared if starts is None else starts[depth]
         tokens = torch.from_numpy(texts.at(depth)[:, start:-1])
-        states, _ = prefill(decoder, tokens, start, prefix.cut(start), chunk)
-        numbers = decoder.log_probabilities(states[:, -ANSWER:])
-        yield depth, *scored(numbers, torch.from_numpy(block[:, 1:]).to(numbers.device))
+        states, _ = prefill(decoder, tokens, start, prefix.cut(start), chunk, ANSWER)
+        numbers = decoder.log_probabilities(states)
+        yield depth, *scored(numbers, torch.from_numpy(texts.blocks[depth][:, 1:]).to(numbers.device))
 
 
-def prefill(decoder: Decoder, tokens: Any, start: int, cache: Cache, chunk: int) -> tuple[Any, Cache]:
-    """Chunk by chunk; the states of the last chunk, which holds the answer, and the cache."""
+def prefill(decoder: Decoder, tokens: Any, start: int, cache: Cache, chunk: int, asked: int) -> tuple[Any, Cache]:
+    """Chunk by chunk; the states of the last ``asked`` tokens, and the cache."""
     import torch
 
     length = int(tokens.shape[1])
     cuts = list(range(0, length, chunk)) or [0]
-    if len(cuts) > 1 and length - cuts[-1] < BLOCK:
+    if len(cuts) > 1 and length - cuts[-1] < asked:
         cuts.pop()  # the answer's states lie in one chunk
     states: Any = None
     for at, end in zip(cuts, [*cuts[1:], length], strict=True):
-        states, cache = decoder.states(tokens[:, at:end], torch.arange(start + at, start + end), cache)
+        few = asked if end == length else 0
+        states, cache = decoder.states(tokens[:, at:end], torch.arange(start + at, start + end), cache, asked=few)
     return states, cache
 
 

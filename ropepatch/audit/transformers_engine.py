@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropepatch.audit.engine import Answers, Unanswered
+from ropepatch.audit.hf_attention import Chunks, Enough, quicken
 from ropepatch.audit.tasks import ANSWER, Texts
 from ropepatch.audit.torch_engine import CHUNK, Scores, in_batches, scored
 from ropepatch.errors import InputError, RopepatchError, UsageError
@@ -48,6 +50,7 @@ class TransformersEngine:
         }  # fmt: skip
         self._configs = {variant.name: _config(variant) for variant in chosen}
         self._loaded: tuple[str, Any] | None = None
+        self._chunks = Chunks()
         self.vocabulary = min(int(config.get_text_config().vocab_size) for config in self._configs.values())
         self._weights = {variant.name: _bytes(variant) for variant in chosen}
 
@@ -88,9 +91,12 @@ class TransformersEngine:
         """
         model, chunk = self._model(variant), CHUNK[self._device]
         together = _steady(variant, texts.length)
-        run = _shared if together else _apart
+
+        def run(part: Texts) -> Iterator[Scores]:
+            return _shared(model, part, chunk, self._chunks) if together else _apart(model, part)
+
         try:
-            return in_batches(texts, rows, lambda part: run(model, part, chunk))
+            return in_batches(texts, rows, run)
         except (ValueError, NotImplementedError, TypeError, AttributeError) as error:
             raise Unanswered(f"transformers: {' '.join(str(error).split())[:200]}") from None
 
@@ -116,6 +122,8 @@ class TransformersEngine:
             from ropepatch.runtime_methods import self_extend
 
             self_extend(model, group=variant.runtime.group, window=variant.runtime.window)
+        else:
+            self._chunks = quicken(model)
         return model
 
     def close(self) -> None:
@@ -147,7 +155,7 @@ def _steady(variant: Variant, length: int) -> bool:
     return all(deviation(short[name], full[name]) == 0 for name in short)
 
 
-def _shared(model: Any, texts: Texts, chunk: int) -> Iterator[Scores]:
+def _shared(model: Any, texts: Texts, chunk: int, chunks: Chunks) -> Iterator[Scores]:
     """Deepest block first: what was run behind a block is cut off again, what stands before it is kept."""
     import torch
     from transformers import DynamicCache
@@ -165,14 +173,19 @@ def _shared(model: Any, texts: Texts, chunk: int) -> Iterator[Scores]:
         at = start if have else 0
         while at < last:
             end = min(at + chunk, last)
-            _run(model, tokens[:, at:end], at, cache, 1)
+            chunks.unread = True
+            try:
+                with contextlib.suppress(Enough):
+                    _run(model, tokens[:, at:end], at, cache, 1)
+            finally:
+                chunks.unread = False
             at = end
         logits = _run(model, tokens[:, last:], last, cache, ANSWER)
         yield depth, *_scores(logits, texts, depth)
         have = start
 
 
-def _apart(model: Any, texts: Texts, chunk: int) -> Iterator[Scores]:
+def _apart(model: Any, texts: Texts) -> Iterator[Scores]:
     """Every text in one pass: its length decides how it rotates."""
     import torch
 

@@ -74,11 +74,11 @@ def methods(incomplete: str) -> list[CompletionItem]:
 
 def runtimes(incomplete: str) -> list[CompletionItem]:
     """Runtimes; behind a comma the next one, behind ``@`` the newest release of each span that is known."""
-    from ropepatch.runtimes import NAMES, behaviours
+    from ropepatch.runtimes import behaviours, names
 
+    known = list(names())
     name, sign, _ = incomplete[incomplete.rfind(",") + 1 :].partition("@")
-    known = list(NAMES)
-    if sign and name in NAMES:
+    if sign and name in known:
         known = [f"{name}@{'.'.join(map(str, span.newest))}" for span in behaviours(name)]
     return _listed(incomplete, known, ",")
 

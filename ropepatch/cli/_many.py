@@ -73,16 +73,16 @@ _STATUSES = ("written", "planned", "skipped", "failed")
 
 def inspect(out: Output, refs: Sequence[str], *, as_csv: bool, jobs: int) -> int:
     """Print one row a checkpoint; 1 where some cannot be read, 3 where none can."""
-    from ropepatch import batch
+    from ropepatch import survey
 
-    rows = batch.inspect_many(refs, jobs=jobs)
+    rows = survey.inspect_many(refs, jobs=jobs)
     failed = 0
     if as_csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(batch.COLUMNS)
+        writer.writerow(survey.COLUMNS)
         for row in rows:
             failed += row["error"] is not None
-            writer.writerow([_cell(row[name]) for name in batch.COLUMNS])
+            writer.writerow([_cell(row[name]) for name in survey.COLUMNS])
     else:
         found = list(rows)
         failed = sum(row["error"] is not None for row in found)

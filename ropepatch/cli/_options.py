@@ -1,4 +1,4 @@
-"""Options that every command has."""
+"""Options that every command has, and the types of numbers that many take."""
 
 from __future__ import annotations
 
@@ -9,6 +9,40 @@ from typing import Any
 import click
 
 from ropepatch.cli._output import Output
+
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20}
+
+
+def number_of_tokens(text: str) -> int:
+    """``4k`` is 4096, ``1m`` 1048576.
+
+    Raises:
+        ValueError: it is no number of tokens.
+    """
+    number, unit = (text[:-1], text[-1].lower()) if text[-1:].lower() in ("k", "m") else (text, "")
+    try:
+        return round(float(number) * _UNITS[unit])
+    except OverflowError:
+        raise ValueError(text) from None
+
+
+def tokens(text: str) -> int:
+    """The type of an option that is a length, from 1 token on; ``8,192`` is one, too."""
+    try:
+        found = number_of_tokens(text.replace(",", ""))
+    except ValueError:
+        raise click.BadParameter(f"{text!r:.40} is no number of tokens; 4k is 4096") from None
+    if found < 1:
+        raise click.BadParameter(f"{text!r:.40} is less than one token")
+    return found
+
+
+def factor(text: str) -> float:
+    """The type of an option that says how many times a context grows: ``4`` or ``4x``; its range is the method's."""
+    try:
+        return float(text.removesuffix("x"))
+    except ValueError:
+        raise click.BadParameter(f"{text!r:.40} is no number") from None
 
 
 def standard(function: Callable[..., Any]) -> Callable[..., Any]:

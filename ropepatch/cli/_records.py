@@ -1,4 +1,4 @@
-"""Reading what an earlier run printed or wrote."""
+"""Reading what an earlier run printed or wrote: a patch, a manifest, or an output with its manifest."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ def read(path: str) -> Manifest | Patch:
     """The manifest or patch in a file, or the manifest of an output.
 
     Raises:
-        InputError: the file holds neither.
+        InputError: it is none of them.
         HubError: it is on the Hub and cannot be had.
     """
     from ropepatch import located, manifest, patch
+    from ropepatch.containers import json_text
+    from ropepatch.errors import InputError
     from ropepatch.hub import refs
 
     if refs.is_remote(path):
@@ -26,11 +28,10 @@ def read(path: str) -> Manifest | Patch:
         from ropepatch.hub import mirror
 
         path = str(mirror.small(path))
-    elif Path(path).is_dir() or path.endswith(".gguf"):
-        return located.find(path).record
-    from ropepatch.containers import json_text
-    from ropepatch.errors import InputError
-
+    elif Path(path).is_dir() or Path(path).suffix in (".gguf", ".safetensors"):
+        return located.find(Path(path)).record
+    if not Path(path).exists():
+        raise InputError("no such file or directory", where=path)
     _, document = json_text.read(path)
     schema = document.get("schema")
     if schema == manifest.SCHEMA:
@@ -39,7 +40,7 @@ def read(path: str) -> Manifest | Patch:
         raise InputError(
             "is neither a manifest nor a patch of ropepatch",
             where=path,
-            hint="give the .ropepatch.json beside an output, or what apply --dry-run --json printed",
+            hint="give an output, the .ropepatch.json beside it, or what apply --dry-run --json printed",
         )
     try:
         return patch.Patch.from_json(document)

@@ -291,9 +291,9 @@ def _headline(patch: Patch) -> str:
 def _show_written(
     out: Output, patch: Patch, manifest: Manifest, target: Path, record: Path, signature: Path | None
 ) -> None:
+    from ropepatch.bundle import bundle_of
     from ropepatch.hub.refs import is_remote
     from ropepatch.report import launching, tables
-    from ropepatch.verify.verification import record_path
 
     _show_changes(out, patch)
     report = manifest.verification
@@ -306,7 +306,7 @@ def _show_written(
     if signature is not None:
         out.line(f"signature {signature}")
     if report is not None and any(check["name"] == "forward" for check in report["checks"]):
-        out.line(f"statement {record_path(target)}")
+        out.line(f"statement {bundle_of(target).statement}")
     for line in ("", *launching.brief(launching.written(target)), ""):
         out.line(line)
     for note in patch.notes:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ropepatch.cli._options import examples, standard
+from ropepatch.cli._options import examples, number_of_tokens, standard
 from ropepatch.cli._output import Output
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def command(
     """
     import ropepatch
 
-    _can_draw(png)
+    _can_draw(png, html, replace=bool(options["resume"]))
     result: Audit = ropepatch.audit(
         ref,
         methods=[name for text in methods for name in _names(text)],
@@ -121,6 +121,9 @@ def command(
         **options,
     )
     _draw(result, png, html)
+    for name in (png, html):
+        if name:
+            out.note(f"wrote {name}")
     if out.json:
         out.document(result.to_json())
     else:
@@ -128,13 +131,29 @@ def command(
     return 130 if result.interrupted else 0
 
 
-def _can_draw(wanted: str | None) -> None:
-    """A missing library is said before the measuring, not after it."""
+def _can_draw(png: str | None, html: str | None, *, replace: bool) -> None:
+    """What would keep a picture or a page from being written is said before the measuring, not after it.
+
+    Raises:
+        UsageError: matplotlib is missing, or the name does not end as such files do.
+        WouldOverwrite: the file is there, and not because this audit is taken up again.
+        InputError: its folder is not there.
+    """
     from importlib.util import find_spec
+    from pathlib import Path
 
-    from ropepatch.errors import UsageError
+    from ropepatch.errors import InputError, UsageError, WouldOverwrite
 
-    if wanted and find_spec("matplotlib") is None:
+    for option, name, endings in (("--png", png, (".png",)), ("--html", html, (".html", ".htm"))):
+        if name is None:
+            continue
+        if not name.lower().endswith(endings):
+            raise UsageError(f"{option} writes a file that ends with {endings[0]}, not {name!r}")
+        if Path(name).exists() and not replace:
+            raise WouldOverwrite("exists already", where=name, hint=f"choose another name with {option}")
+        if not Path(name).parent.is_dir():
+            raise InputError("no such directory", where=str(Path(name).parent))
+    if png and find_spec("matplotlib") is None:
         raise UsageError("--png needs matplotlib", hint="pip install 'ropepatch[plot]'")
 
 
@@ -196,11 +215,10 @@ def _factor(text: str) -> float:
 def _tokens(text: str) -> int:
     from ropepatch.errors import UsageError
 
-    number, unit = (text[:-1], text[-1].lower()) if text[-1:].lower() in ("k", "m") else (text, "")
     try:
-        return round(float(number) * {"": 1, "k": 1 << 10, "m": 1 << 20}[unit])
-    except (ValueError, OverflowError):
-        raise UsageError(f"{text!r} is no number of tokens; 4k is 4096") from None
+        return number_of_tokens(text)
+    except ValueError:
+        raise UsageError(f"{text!r:.40} is no number of tokens; 4k is 4096") from None
 
 
 def _depths(text: str) -> list[float]:

@@ -36,9 +36,12 @@ def command(
     import ropepatch
     from ropepatch.card import CARD, is_own, repo_of, write
     from ropepatch.errors import UsageError
+    from ropepatch.hub.refs import repo_name
 
     if base_ref is not None and repo_of(base_ref) is None:
         raise UsageError(f"--base-ref takes org/name, not {base_ref!r}")
+    if repo is not None:
+        repo = repo_name(repo)
     target = Path(output) if output else None
     if base_card is None and target is not None and target.is_file() and is_own(target):
         base_card = str(target)

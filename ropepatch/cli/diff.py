@@ -6,7 +6,7 @@ import shlex
 
 import click
 
-from ropepatch.cli._options import examples, standard
+from ropepatch.cli._options import examples, standard, tokens
 from ropepatch.cli._output import Output
 
 _EXAMPLES = examples(
@@ -21,9 +21,7 @@ _EXAMPLES = examples(
 @click.command(epilog=_EXAMPLES)
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="[B]", required=False)
-@click.option(
-    "--length", type=click.IntRange(min=1), help="Long context to compare at; default: the larger declared one."
-)
+@click.option("--length", type=tokens, help="Long context to compare at; default: the larger declared one.")
 @click.option("--runtime-a", metavar="R", help="Who reads A (vllm, vllm@0.29); default: what its methods define.")
 @click.option("--runtime-b", metavar="R", help="Who reads B; where B is not given, A.")
 @standard
@@ -52,9 +50,9 @@ def command(
         for line in diff_words.told(result):
             out.line(line)
         for side in () if result.equivalent else result.sides:
-            if side.spec is not None and not side.as_written:
+            if side.spec is not None and not side.as_written and side.readable:
                 ref = shlex.quote(side.profile.source.ref)
-                out.hint(f"ropepatch doctor {ref} --runtime {side.spec} says what would work")
+                out.hint(f"ropepatch doctor {ref} --for {side.spec} says what would work")
     return 0 if result.equivalent and result.same_contexts else 1
 
 

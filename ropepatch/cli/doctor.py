@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ropepatch.cli import _many
-from ropepatch.cli._options import examples, standard
+from ropepatch.cli._options import examples, standard, tokens
 from ropepatch.cli._output import Output
 from ropepatch.cli._writing import WritingCommand, finish, runtimes_option, writing_options
 
@@ -37,7 +37,7 @@ _WRITING = {
 @click.command(cls=WritingCommand, epilog=_EXAMPLES)
 @click.argument("ref")
 @runtimes_option("--runtime")
-@click.option("--length", type=click.IntRange(min=1), help="Long context to compare at; default: as declared.")
+@click.option("--length", type=tokens, help="Long context to compare at; default: as declared.")
 @click.option("--all", "every", is_flag=True, help="REF is a folder or repository: every GGUF file in it.")
 @click.option("--fix", is_flag=True, help="Write a copy in which everything is mended that leaves no choice.")
 @writing_options
@@ -71,7 +71,7 @@ def command(
     findings = examine(subject)
     _show(out, subject, findings)
     if fix:
-        out.hint("nothing was written: what is left needs a choice")
+        out.hint(f"nothing was written: {'what is left needs a choice' if findings else 'there is nothing to mend'}")
     return 1 if broken(findings) else 0
 
 

@@ -41,8 +41,11 @@ def command(out: Output, name: str) -> None:
     if _CODE.fullmatch(name.strip()):
         _explain_rule(out, name)
         return
+    from ropepatch.methods import REGISTRY
     from ropepatch.report import catalogue
 
+    if name not in REGISTRY:
+        raise _unknown(name)
     document = catalogue.explain(name)
     if out.json:
         out.document(document)
@@ -50,6 +53,24 @@ def command(out: Output, name: str) -> None:
     from ropepatch.report import tables
 
     out.show(*tables.explanation(document))
+
+
+def _unknown(name: str) -> Exception:
+    import difflib
+
+    from ropepatch.errors import UsageError
+    from ropepatch.methods import REGISTRY
+    from ropepatch.planner import topics
+
+    parts = name.split("+")
+    if len(parts) > 1 and set(parts) <= set(REGISTRY):
+        return UsageError(f"{name!r} is {len(parts)} methods", hint=f"explain {' and explain '.join(parts)}")
+    near = difflib.get_close_matches(name.lower(), [*REGISTRY, *topics.NAMES], n=1, cutoff=0.5)
+    return UsageError(
+        f"nothing is called {name!r}{f' (did you mean {near[0]!r}?)' if near else ''}",
+        hint=f"methods: {', '.join(REGISTRY)}; topics: {', '.join(topics.NAMES)}; rules: RP101 and others, as doctor "
+        "names them",
+    )
 
 
 def _explain_rule(out: Output, code: str) -> None:

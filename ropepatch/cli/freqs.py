@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ropepatch.cli._options import examples, standard
+from ropepatch.cli._options import examples, standard, tokens
 from ropepatch.cli._output import Output
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _EXAMPLES = examples(
 
 @click.command(epilog=_EXAMPLES)
 @click.argument("ref")
-@click.option("--length", type=click.IntRange(min=1), help="Context in tokens; default: up to the trained one.")
+@click.option("--length", type=tokens, help="Context in tokens; default: up to the trained one.")
 @click.option("--runtime", help="What this runtime makes of it (vllm, vllm@0.29); default: what the method defines.")
 @click.option("--all-runtimes", is_flag=True, help="What every release of every runtime makes of it, side by side.")
 @click.option("--plot", is_flag=True, help="Draw wavelength over pair index instead of listing.")

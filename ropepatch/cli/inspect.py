@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ropepatch.cli import _many
-from ropepatch.cli._options import examples, standard
+from ropepatch.cli._options import examples, standard, tokens
 from ropepatch.cli._output import Output
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 )
 @click.argument("refs", nargs=-1, metavar="REF…")
 @click.option("--launch", is_flag=True, help="How each runtime is started on it, and what must not be used.")
-@click.option("--length", type=click.IntRange(min=1), help="Context for --launch; default: the declared one.")
+@click.option("--length", type=tokens, help="Context for --launch; default: the declared one.")
 @click.option("--csv", "as_csv", is_flag=True, help="One line a checkpoint; why one cannot be read is a column.")
 @click.option("--all", "every", is_flag=True, help="REF is a folder or repository: every GGUF file in it.")
 @click.option("--from", "listed", metavar="LIST", help="Every ref of a file (one a line), or of - for stdin.")
@@ -47,6 +47,8 @@ def command(
 
     if length is not None and not launch:
         raise UsageError("--length goes with --launch")
+    if as_csv and out.json:
+        raise UsageError("--csv and --json exclude each other")
     if not refs and listed is None:
         raise UsageError("inspect needs a REF", hint="see ropepatch inspect --help")
     if _many.one_source(listed, every, refs) or as_csv or len(refs) > 1:

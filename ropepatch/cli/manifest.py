@@ -16,17 +16,21 @@ if TYPE_CHECKING:
 
 @click.group(
     name="manifest",
+    invoke_without_command=True,
     epilog=examples(
         "manifest show model-yarn-4x.gguf",
         "manifest verify model-yarn-4x/",
         "manifest sign model-yarn-4x/ --key KEY.pem",
     ),
 )
-def command() -> None:
+@click.pass_context
+def command(ctx: click.Context) -> None:
     """Show, check or sign the record of a patch.
 
     The manifest stands beside every output: where it came from, what was changed, and how to undo it.
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 @command.command(epilog=examples("manifest show model-yarn-4x.gguf", "manifest show model-yarn-4x/ --json"))

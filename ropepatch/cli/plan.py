@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ropepatch.cli._options import examples, standard
+from ropepatch.cli._options import examples, standard, tokens
 from ropepatch.cli._output import Output
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _EXAMPLES = examples(
 
 @click.command(epilog=_EXAMPLES)
 @click.argument("ref")
-@click.option("--length", type=click.IntRange(min=1), required=True, help="The context in tokens.")
+@click.option("--length", type=tokens, required=True, help="The context in tokens.")
 @click.option("--method", help="Judge this method; default: the one that fits best.")
 @click.option("--target-gamma", type=float, metavar="G", help="Judge theta with the base for this γ (a heuristic).")
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Sequences at once.")
@@ -32,7 +32,7 @@ _EXAMPLES = examples(
     type=click.Choice(["replace", "compose"]),
     help="For a scaled checkpoint: start from the original context, or from the declared one.",
 )
-@click.option("--original-length", type=click.IntRange(min=1), help="The trained context, where the file is silent.")
+@click.option("--original-length", type=tokens, help="The trained context, where the file is silent.")
 @click.option("--group", metavar="NAME", help="The rope group; default: the one that a longer context reaches.")
 @click.option("--snippets", is_flag=True, help="Also print how each runtime is started on the result.")
 @click.option("--brief", metavar="OUT", help="Write a brief for people: OUT.md or OUT.html.")

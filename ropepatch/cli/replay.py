@@ -14,7 +14,7 @@ from ropepatch.cli._writing import WritingCommand, finish, recovered, writing_op
 @click.command(
     cls=WritingCommand,
     epilog=examples(
-        "replay model-Q8_0-yarn-4x.ropepatch.json model-Q4_K_M.gguf",
+        "replay model-Q8_0-yarn-4x.gguf model-Q4_K_M.gguf",
         "replay model-Q8_0-yarn-4x.ropepatch.json other-model.gguf --force",
     ),
 )
@@ -26,8 +26,8 @@ from ropepatch.cli._writing import WritingCommand, finish, recovered, writing_op
 def command(out: Output, manifest: str, ref: str, force: bool, **writing: Any) -> None:
     """Repeat the patch of another file on REF.
 
-    MANIFEST is the record beside a patched file, that file itself, or a patch that apply --dry-run --json printed. REF
-    has to hold the same RoPE settings as the file did: another quantisation of the same model, or another copy.
+    MANIFEST is a patched checkpoint, the manifest beside it, or a patch that apply --dry-run --json printed. REF has to
+    hold the same RoPE settings as the input had: another quantisation of the same model, or another copy.
     """
     import ropepatch
     from ropepatch.cli import _records

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ropepatch.cli._options import examples, standard
+from ropepatch.cli._options import examples, factor, standard, tokens
 from ropepatch.cli._output import Output
 
 if TYPE_CHECKING:
@@ -25,11 +25,9 @@ _EXAMPLES = examples(
 
 @click.command(epilog=_EXAMPLES)
 @click.argument("ref")
-@click.option("--factor", type=float, help="How many times the original context.")
-@click.option("--length", type=click.IntRange(min=1), help="The new context in tokens, instead of --factor.")
-@click.option(
-    "--original-length", "original", type=click.IntRange(min=1), help="The trained context, where the file lacks it."
-)
+@click.option("--factor", type=factor, help="How many times the original context.")
+@click.option("--length", type=tokens, help="The new context in tokens, instead of --factor.")
+@click.option("--original-length", "original", type=tokens, help="The trained context, where the file lacks it.")
 @click.option("--group", metavar="NAME", help="The rope group; default: the one that a longer context reaches.")
 @click.option(
     "--objective",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -56,9 +57,9 @@ def command(
     slice by slice, so that a large model needs little memory. Exits with 1 when a check fails.
     """
     import ropepatch
+    from ropepatch.bundle import bundle_of
     from ropepatch.errors import UsageError
     from ropepatch.hub import refs
-    from ropepatch.verify import verification
 
     remote = refs.is_remote(ref)
     if remote and record:
@@ -74,7 +75,7 @@ def command(
     )
     written = None
     if record or (record is None and not remote and result.promise == "manifest"):
-        written = verification.record_path(ref)
+        written = bundle_of(Path(ref)).statement
         result.write(written)
     if out.json:
         out.document(result.to_json())

@@ -52,6 +52,8 @@ GGML_F32 = 0
 #: the bytes of the last long arrays of texts by their count: a patch scans one vocabulary several times
 _VOCABULARIES: dict[int, bytes] = {}
 _MANY, _KEPT = 10_000, 16 << 20
+#: bytes that are mapped at first; a longer header is scanned again with more of them
+_WINDOW = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -191,17 +193,28 @@ def scan(path: str | Path, known: int | None = None) -> Header:
         size = file.seek(0, 2)
         if size < 24:
             raise InputError("not a GGUF file: shorter than a GGUF header", where=str(path))
-        part = known is not None and known < size
-        with mmap.mmap(file.fileno(), known or 0, access=mmap.ACCESS_READ) as data:
-            scanner = _Scanner(path, data, size)
+        if known is not None:
+            return _scan_beginning(path, file.fileno(), min(known, size), size)
+        # Mapping all of a file takes address space for all of it, which may be capped.
+        window = min(size, _WINDOW)
+        while True:
             try:
-                return scanner.run()
-            except struct.error:
-                if part:
-                    raise Incomplete(scanner.at, scanner.left) from None
-                raise InputError(
-                    "the header ends in the middle of a value: the file is truncated", where=str(path)
-                ) from None
+                return _scan_beginning(path, file.fileno(), window, size)
+            except Incomplete as more:
+                window = min(size, max(4 * window, more.at + 2 * more.left))
+
+
+def _scan_beginning(path: Path, number: int, known: int, size: int) -> Header:
+    with mmap.mmap(number, known, access=mmap.ACCESS_READ) as data:
+        scanner = _Scanner(path, data, size)
+        try:
+            return scanner.run()
+        except struct.error:
+            if known < size:
+                raise Incomplete(scanner.at, scanner.left) from None
+            raise InputError(
+                "the header ends in the middle of a value: the file is truncated", where=str(path)
+            ) from None
 
 
 class _Scanner:
@@ -249,6 +262,7 @@ class _Scanner:
         self.at = 8
         self.endian = endian
         self._structs = {code: struct.Struct(endian + code) for code in "BbHhIif?Qqd"}
+        self._records = [struct.Struct(f"{endian}{dims}qiQ") for dims in range(MAX_DIMS + 1)]
         return Header(self.path, version, endian, self.size)
 
     def _unpack(self, code: str) -> Any:
@@ -341,8 +355,10 @@ class _Scanner:
         dims = self._unpack("I")
         if dims > MAX_DIMS:
             raise self.fail(f"tensor {name!r} has {dims} dimensions")
-        shape = tuple(self._unpack("q") for _ in range(dims))
-        kind, offset = self._unpack("i"), self._unpack("Q")
+        record = self._records[dims]
+        *lengths, kind, offset = record.unpack_from(self.data, self.at)
+        self.at += record.size
+        shape = tuple(lengths)
         size = self._size(name, shape, kind)
         if offset != self.data_end:
             raise self.fail(

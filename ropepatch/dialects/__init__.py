@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from ropepatch.dialects.base import Dialect
 from ropepatch.errors import InputError
 from ropepatch.naming import journals
+
+#: so many names of a folder are told
+_NAMED = 5
 
 
 def open(ref: str) -> Dialect:
@@ -21,7 +25,12 @@ def open(ref: str) -> Dialect:
     for pending in journals(path):
         from ropepatch.storage import journal
 
-        journal.refuse_pending(pending)
+        try:
+            journal.refuse_pending(pending)
+        except InputError as error:
+            command = f"ropepatch recover {shlex.quote(ref)}"
+            hint = error.hint and error.hint.replace("ropepatch recover", command, 1)
+            raise InputError(error.what, where=ref, hint=hint) from None
     if path.is_dir():
         return _open_folder(path)
     if path.suffix == ".gguf" or _starts_with(path, b"GGUF"):
@@ -45,14 +54,27 @@ def _open_folder(path: Path) -> Dialect:
             return _json(path / name)
     for suffix in ("gguf", "safetensors"):
         found = sorted(path.glob(f"*.{suffix}"))
+        if suffix == "gguf":
+            found = _models(found)
         if len(found) == 1:
             return _gguf(found[0]) if suffix == "gguf" else _safetensors(found[0])
         if found and suffix == "gguf":
-            names = ", ".join(file.name for file in found[:5])
-            raise InputError(f"holds {len(found)} GGUF files", where=str(path), hint=f"name one of them: {names}")
+            names = ", ".join(file.name for file in found[:_NAMED])
+            more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+            raise InputError(f"holds {len(found)} GGUF models", where=str(path), hint=f"name one: {names}{more}")
         if found:
             raise InputError(f"holds {len(found)} safetensors files and no config.json", where=str(path))
     raise InputError("holds no config.json, params.json, GGUF or safetensors file", where=str(path))
+
+
+def _models(files: list[Path]) -> list[Path]:
+    """The models among a folder's GGUF files, as on the Hub: split ones by their first shard, no vision projectors."""
+    if len(files) < 2:
+        return files
+    from ropepatch.hub.choosing import firsts
+
+    names = set(firsts(file.name for file in files))
+    return [file for file in files if file.name in names] or files
 
 
 def _json(path: Path) -> Dialect:

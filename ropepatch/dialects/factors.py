@@ -6,7 +6,7 @@ import numpy as np
 
 from ropepatch.frequencies import group_frequencies
 from ropepatch.methods.base import Array, Spectrum
-from ropepatch.methods.by_parts import Llama3
+from ropepatch.methods.llama3 import Llama3
 from ropepatch.profile import RopeGroup
 
 #: float32 factors computed in float32 by a converter

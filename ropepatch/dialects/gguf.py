@@ -7,32 +7,22 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ropepatch.bundle import bundle_of
 from ropepatch.containers import gguf as container
 from ropepatch.containers.gguf import ArrayRef
-from ropepatch.dialects import factors as factor_lists
-from ropepatch.dialects import gguf_magnitude as magnitude
-from ropepatch.dialects import gguf_sliding
+from ropepatch.dialects import gguf_scaling, gguf_sliding
 from ropepatch.errors import InputError, NoRope
 from ropepatch.methods.base import Method, ParameterError
-from ropepatch.methods.by_parts import Llama3
 from ropepatch.methods.linear import Linear
-from ropepatch.methods.longrope import Factors, LongRope
-from ropepatch.methods.plain import NoScaling
-from ropepatch.methods.stack import Stack
 from ropepatch.methods.yarn import Yarn
 from ropepatch.profile import RopeGroup, RopeProfile, Source
-from ropepatch.runtimes import llama_cpp, llama_cpp_keys
-from ropepatch.runtimes.llama_cpp_table import FREQS, LONG, SHORT, Row
-from ropepatch.runtimes.ollama import ARCHITECTURES
+from ropepatch.runtimes import llama_cpp_keys
+from ropepatch.runtimes.llama_cpp_table import Row, reads
 
 if TYPE_CHECKING:
     from ropepatch.dialects.base import Lowering
     from ropepatch.patch import Edit
 
-SCALING_TYPES = ("none", "linear", "yarn", "longrope")
 #: names that Ollama's converter gives; its own loader translates them (llama/compat/llama-ollama-compat.cpp). The
 #: factor's is llama.cpp's own of 2023, still read; the older yet `rope.scale` is not.
 ALIASES: dict[str, tuple[str, ...]] = {
@@ -112,7 +102,7 @@ class GgufDialect:
             InputError: the architecture is unknown.
             NoRope: it has no rotary embedding.
         """
-        row = llama_cpp.reads(ARCHITECTURES.get(self.architecture, self.architecture))
+        row = reads(self.architecture)
         if row is None:
             raise InputError(
                 f"architecture {self.architecture!r} is not one that llama.cpp loads",
@@ -153,7 +143,7 @@ class GgufDialect:
         group = self._group(row, notes)
         original = self.number("rope.scaling.original_context_length")
         try:
-            scaling, kept = self._scaling(row, group, declared, notes)
+            scaling, kept = gguf_scaling.read(self, row, group, declared, notes)
         except ParameterError as error:
             raise InputError(str(error), where=f"{self.path}: {self.key('rope.scaling')}") from None
         trained = self._trained(scaling, int(original) if original else None, declared, notes)
@@ -188,7 +178,7 @@ class GgufDialect:
         names = all(self.key(name) == native.key(name) for name in ALIASES)
         if not self.translated or (names and self._sections() in (None, 4)):
             return {}
-        return {llama_cpp.LlamaCpp.name: native.lift(ref)}
+        return {"llama.cpp": native.lift(ref)}
 
     def _group(self, row: Row, notes: list[str]) -> RopeGroup:
         head = self.number("attention.key_length")
@@ -220,58 +210,6 @@ class GgufDialect:
             mrope_section=tuple(int(n) for n in sections if n) if sections and any(sections) else None,
         )
 
-    def _scaling(
-        self, row: Row, group: RopeGroup, declared: int | None, notes: list[str]
-    ) -> tuple[Method, tuple[float, ...] | None]:
-        """The method in force on full-attention layers, and the divisors when a tensor carries it."""
-        kind = self.header.get(self.key("rope.scaling.type"))
-        if kind is not None and kind not in SCALING_TYPES:
-            raise InputError(
-                f"is {kind!r}; llama.cpp aborts on it",
-                where=f"{self.path}: {self.key('rope.scaling.type')}",
-                hint=f"it knows {', '.join(SCALING_TYPES)}",
-            )
-        factor = float(self.number("rope.scaling.factor") or 1.0)
-        if kind == "none" and factor != 1:
-            notes.append(f"rope.scaling.factor {factor:g} has no effect: rope.scaling.type is none")
-            factor = 1.0
-        attention, _ = self._magnitudes(row, kind == "yarn", factor)
-        original = int(self.number("rope.scaling.original_context_length") or declared or 0)
-        stages: list[Method] = []
-        tensor = self._tensor_stage(row, group, original, kind, notes)
-        if tensor is not None:
-            stages.append(tensor)
-        if kind == "yarn":
-            stages.append(self._yarn(row, factor, original, attention))
-        else:
-            if factor != 1:
-                stages.append(Linear(factor))
-            if attention != 1:
-                stages = _with_attention(stages, attention, group, (declared or 0) / original if original else 0.0)
-        scaling = stages[0] if len(stages) == 1 else Stack(tuple(stages)) if stages else NoScaling()
-        kept = self._values(FREQS) if isinstance(tensor, Llama3) else None
-        return scaling, kept
-
-    def _yarn(self, row: Row, factor: float, original: int, attention: float) -> Yarn:
-        betas: dict[str, Any] = {}
-        if row.betas:
-            for name in ("beta_fast", "beta_slow"):
-                value = self.number(f"rope.scaling.yarn_{name}")
-                if value is not None:
-                    betas[name] = float(value)
-        held, (_, softmax) = self.log_multiplier(row), self._magnitudes(row, True, factor)
-        if held:
-            betas |= magnitude.mscales(row, factor, attention, softmax, held)
-        usual = Yarn(factor, original, **betas)
-        if math.isclose(usual.attention, attention, rel_tol=1e-6):
-            return usual
-        return dataclasses.replace(usual, attention_factor=attention)
-
-    def _magnitudes(self, row: Row, yarn: bool, factor: float) -> tuple[float, float]:
-        """The factor on cos and sin, and the one on the softmax scale."""
-        attn_factor = float(self.number("rope.scaling.attn_factor") or 1.0)
-        return magnitude.read(row, yarn, factor, attn_factor, self.log_multiplier(row))
-
     def log_multiplier(self, row: Row) -> float | None:
         """``mscale_all_dim`` as the architecture's files store it: itself, or a tenth of it; None when not read."""
         if row.log_mul not in ("raw", "tenth"):
@@ -281,36 +219,8 @@ class GgufDialect:
             return None
         return float(value) / 0.1 if row.log_mul == "tenth" else float(value)
 
-    def _tensor_stage(
-        self, row: Row, group: RopeGroup, original: int, kind: str | None, notes: list[str]
-    ) -> Method | None:
-        present = [name for name in (FREQS, LONG, SHORT) if self.holder(name)]
-        if not present:
-            return None
-        wanted = row.factor_tensors(kind)
-        for name in present:
-            if name not in wanted and row.factors != "x":
-                notes.append(f"llama.cpp does not look for {name} here and will refuse the file")
-        for name in present:
-            if (count := len(self._values(name))) != group.rotary_dim // 2:
-                raise InputError(
-                    f"has {count} values for {group.rotary_dim // 2} rotated pairs", where=f"{self.path}: {name}"
-                )
-        if row.factors == "x":  # accepted and ignored
-            notes.append(f"llama.cpp loads {', '.join(present)} for {self.architecture} and does not use it")
-            return None
-        if FREQS in wanted and FREQS in present:
-            values = self._values(FREQS)
-            if all(value == 1 for value in values):
-                return None
-            return factor_lists.recognise(group.spectrum(), np.asarray(values)) or Factors(values)
-        if LONG in wanted and LONG in present:
-            long = self._values(LONG)
-            short = self._values(SHORT) if SHORT in present else (1.0,) * len(long)
-            return LongRope(short, long, original, attention_factor=1.0)
-        return None
-
-    def _values(self, name: str) -> tuple[float, ...]:
+    def factors(self, name: str) -> tuple[float, ...]:
+        """The values of a tensor of per-pair factors; none where there is no such tensor."""
         holder = self.holder(name)
         return tuple(float(value) for value in holder.read_f32(name).reshape(-1)) if holder else ()
 
@@ -328,7 +238,7 @@ class GgufDialect:
     def _full(self, row: Row, group: RopeGroup, scaling: Method, kept: tuple[float, ...] | None) -> RopeGroup:
         """The full-attention layers."""
         factor = scaling.factor if isinstance(scaling, (Linear, Yarn)) else 1.0
-        _, softmax = self._magnitudes(row, isinstance(scaling, Yarn), factor)
+        _, softmax = gguf_scaling.magnitudes(self, row, isinstance(scaling, Yarn), factor)
         extra = None if math.isclose(softmax, 1.0, rel_tol=1e-6) else softmax
         return dataclasses.replace(group, scaling=scaling, factors=kept, softmax_scale=extra)
 
@@ -359,14 +269,3 @@ class GgufDialect:
 def _json(value: Any) -> Any:
     """A value as JSON has it, which knows no NaN and no infinity."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _with_attention(stages: list[Method], attention: float, group: RopeGroup, stretch: float) -> list[Method]:
-    """``attn_factor`` without YaRN, put on the stage that can carry it; LongRoPE's own one is named by its factor."""
-    if stages and isinstance(stages[0], LongRope):
-        usual = dataclasses.replace(stages[0], factor=stretch or None, attention_factor=None)
-        own = math.isclose(usual.attention, attention, rel_tol=1e-6)
-        return [usual if own else dataclasses.replace(stages[0], attention_factor=attention), *stages[1:]]
-    if stages and isinstance(stages[0], Factors):
-        return [dataclasses.replace(stages[0], attention_factor=attention), *stages[1:]]
-    return [*stages, Factors((1.0,) * (group.rotary_dim // 2), attention_factor=attention)]

@@ -15,11 +15,11 @@ from ropepatch.dialects import gguf_sliding
 from ropepatch.dialects.base import Lowering
 from ropepatch.errors import InputError, MethodUnsupported
 from ropepatch.methods.base import Array, Method
-from ropepatch.methods.by_parts import Llama3
+from ropepatch.methods.factors import Factors
 from ropepatch.methods.linear import Linear
-from ropepatch.methods.longrope import Factors, LongRope
-from ropepatch.methods.ntk import Ntk, NtkCritical
-from ropepatch.methods.plain import NoScaling, Theta
+from ropepatch.methods.llama3 import Llama3
+from ropepatch.methods.longrope import LongRope
+from ropepatch.methods.none import NoScaling
 from ropepatch.methods.stack import Stack
 from ropepatch.methods.yarn import Yarn
 from ropepatch.patch import Edit, Value, difference
@@ -103,8 +103,8 @@ def _native(dialect: GgufDialect, row: Row, group: RopeGroup, scaling: Method) -
         return _Spelling(_reset(dialect))
     if isinstance(scaling, Linear):
         return _Spelling({**_reset(dialect), **_typed("linear", scaling.factor), **_magnitude(dialect, row, scaling)})
-    if isinstance(scaling, (Ntk, NtkCritical, Theta)):
-        theta = scaling.rope_theta if isinstance(scaling, Theta) else scaling.theta(group.spectrum())
+    if scaling.rebases():
+        theta = scaling.theta(group.spectrum())
         return _Spelling({**_reset(dialect), "rope.freq_base": ("FLOAT32", float(np.float32(theta)))})
     if isinstance(scaling, Yarn):
         return _native_yarn(dialect, row, scaling)

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ropepatch.errors import MethodUnsupported
 from ropepatch.frequencies import group_frequencies
-from ropepatch.methods.longrope import Factors
-from ropepatch.methods.ntk import Ntk, NtkCritical
-from ropepatch.methods.plain import NoScaling, Theta
+from ropepatch.methods.factors import Factors
+from ropepatch.methods.none import NoScaling
 from ropepatch.profile import RopeGroup, RopeProfile
 from ropepatch.runtimes.llama_cpp_table import Row
 
@@ -85,7 +84,7 @@ def check(dialect: GgufDialect, row: Row, before: RopeProfile, after: RopeProfil
             hint="leave out --group",
         )
     full = after.groups["full_attention"].scaling
-    if row.swa_base == "main" and isinstance(full, (Ntk, NtkCritical, Theta)):
+    if row.swa_base == "main" and full.rebases():
         raise MethodUnsupported(
             f"llama.cpp takes rope.freq_base for the sliding layers of {dialect.architecture} too, which would change",
             where=str(dialect.path),

@@ -15,7 +15,7 @@ from ropepatch.containers import json_text
 from ropepatch.dialects import dual_chunk, hf_defaults, hf_families, hf_layers, hf_scaling, inv_freq_tensors
 from ropepatch.dialects.base import Lowering
 from ropepatch.dialects.hf_families import Entry
-from ropepatch.dialects.hf_section import text_section
+from ropepatch.dialects.hf_section import THETA_KEYS, text_section
 from ropepatch.errors import InputError, NoRope
 from ropepatch.methods.base import Method, ParameterError
 from ropepatch.patch import Edit
@@ -44,7 +44,7 @@ class HfDialect:
     def layout_version(self) -> str:
         """``v4``, ``v5``, ``both``, or ``none`` when the config spells no scaling and no base."""
         given = self.section.given
-        beside = [key for key in ("rope_theta", *hf_families.THETA_KEYS) if key not in self.section.own_keys]
+        beside = [key for key in ("rope_theta", *THETA_KEYS) if key not in self.section.own_keys]
         old = any(given.get(key) is not None for key in ("rope_scaling", *beside))
         new = given.get("rope_parameters") is not None
         return {(True, True): "both", (True, False): "v4", (False, True): "v5"}.get((old, new), "none")

@@ -9,7 +9,6 @@ import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import resources
 from typing import Any
 
 #: rotary classes that transformers has and the walk cannot build: sinusoids at a fixed base, no scaling
@@ -91,6 +90,8 @@ class Defaults:
 
 @functools.lru_cache(maxsize=1)
 def _table() -> Mapping[str, Any]:
+    from importlib import resources
+
     path = resources.files("ropepatch") / "dialects" / "hf_class_defaults.json"
     table: Mapping[str, Any] = json.loads(path.read_text("utf-8"))
     return table

@@ -7,8 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ropepatch.dialects.hf_families import Entry, only_sliding_rotates
+from ropepatch.dialects.hf_families import Entry
 from ropepatch.dialects.hf_section import MAX_LAYERS, Section
+from ropepatch.dialects.hf_values import only_sliding_rotates
 from ropepatch.methods.base import Method, yarn_attention
 from ropepatch.profile import RopeGroup
 

@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ropepatch.dialects import factors as factor_lists
-from ropepatch.dialects import hf_families, hf_remote, hf_scaling
+from ropepatch.dialects import hf_families, hf_remote, hf_scaling, hf_values
 from ropepatch.dialects.base import Lowering
+from ropepatch.dialects.hf_section import THETA_KEYS
 from ropepatch.errors import MethodUnsupported
 from ropepatch.methods.base import Method
 from ropepatch.methods.longrope import LongRope
-from ropepatch.methods.ntk import Ntk, NtkCritical
-from ropepatch.methods.plain import Theta
 from ropepatch.methods.yarn import Yarn
 from ropepatch.patch import Edit, Value, difference
 from ropepatch.profile import RopeGroup, RopeProfile
@@ -52,10 +51,8 @@ def _spell(
     """The base and the rope dict (empty for no scaling) that make ``group``."""
     scaling = group.scaling
     _check_class(dialect, group, options)
-    if isinstance(scaling, (Ntk, NtkCritical)) and not options.bake:
+    if scaling.rebases() and not options.bake:
         return scaling.theta(group.spectrum()), {}
-    if isinstance(scaling, Theta) and not options.bake:
-        return scaling.rope_theta, {}
     rope = None if options.bake and scaling.static and scaling.name != "none" else hf_scaling.spell(scaling)
     if rope is None:
         rope = _baked(dialect, after, group, notes)
@@ -108,7 +105,7 @@ def needs_head_dim(dialect: HfDialect, kind: str) -> bool:
 
 def rope_type_of(scaling: Method, options: Lowering) -> str | None:
     """The rope type that a method will be written as; None when only the base changes."""
-    if isinstance(scaling, (Ntk, NtkCritical, Theta)) and not options.bake:
+    if scaling.rebases() and not options.bake:
         return None
     named = hf_scaling.spell(scaling)
     if named == {}:
@@ -122,11 +119,10 @@ def _check_class(dialect: HfDialect, group: RopeGroup, options: Lowering) -> Non
     if kind is None:
         _check_base(dialect, group)
         return
-    reason = _refusal(dialect, kind)
-    if reason is None and group.rotary_dim % 2:
-        reason = f"it rotates {group.rotary_dim} dimensions, an odd number"
+    odd = group.rotary_dim % 2 == 1
+    reason = _refusal(dialect, kind) or (f"it rotates {group.rotary_dim} dimensions, an odd number" if odd else None)
     if reason is not None:
-        others = [kind for kind in hf_scaling.READ if kind != "default" and _refusal(dialect, kind) is None]
+        others = [] if odd else [name for name in hf_scaling.READ if name != "default" and not _refusal(dialect, name)]
         raise MethodUnsupported(
             f"model type {dialect.section.model_type} does not take rope_type {kind}: {reason}",
             where=str(dialect.path),
@@ -195,7 +191,7 @@ def _place(
     given = dialect.section.given
     wanted: dict[tuple[str, ...], Any] = {}
     layouts = _layouts(dialect, options)
-    old_dict, _ = hf_families.rope_dict(dialect.section)
+    old_dict, _ = hf_values.rope_dict(dialect.section)
     nested = isinstance(old_dict.get(name), Mapping)
     old = old_dict.get(name, {}) if nested else old_dict
     kept = {key: value for key, value in old.items() if key in hf_scaling.KEPT_KEYS and key != "rope_theta"}
@@ -206,9 +202,9 @@ def _place(
     if "v5" in layouts:
         typed = {"rope_type": rope.get("rope_type", rope.get("type", "default"))}
         block = {**typed, "rope_theta": theta, **{k: v for k, v in rope.items() if k != "type"}, **kept}
-        by_type = nested or isinstance(hf_families.default_dict(dialect.section).get(name), Mapping)
+        by_type = nested or isinstance(hf_values.default_dict(dialect.section).get(name), Mapping)
         wanted[("rope_parameters", name) if by_type else ("rope_parameters",)] = block
-        for key in ("rope_theta", *hf_families.THETA_KEYS):
+        for key in ("rope_theta", *THETA_KEYS):
             if "v4" not in layouts and given.get(key) is not None and key not in dialect.section.own_keys:
                 wanted[(key,)] = None
     elif given.get("rope_parameters") is not None:
@@ -222,7 +218,7 @@ def _place_v4(
     given = dialect.section.given
     wanted: dict[tuple[str, ...], Any] = {}
     # Without a dict the class's own comes back, and a few classes have a scaling in theirs (gpt_oss).
-    default = hf_families.default_dict(dialect.section)
+    default = hf_values.default_dict(dialect.section)
     spoken = bool(kept) or default.get("rope_type", default.get("type", "default")) != "default"
     block: Any = {**rope, **kept} if rope else ({"rope_type": "default", **kept} if spoken else None)
     path = ("rope_scaling", name) if nested and "rope_scaling" in given else ("rope_scaling",)
@@ -244,7 +240,7 @@ _NULL = _Null()
 
 def theta_key(dialect: HfDialect, name: str) -> str:
     """The top-level key that holds the base of a group: the one in the file, else the class's first."""
-    keys = hf_families.theta_keys(dialect.section, name)
+    keys = hf_values.theta_keys(dialect.section, name)
     return next((key for key in keys if dialect.section.given.get(key) is not None), keys[0])
 
 

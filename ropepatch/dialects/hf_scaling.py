@@ -12,11 +12,11 @@ from typing import Any
 
 from ropepatch.errors import InputError
 from ropepatch.methods.base import Method, ParameterError, yarn_attention
-from ropepatch.methods.by_parts import Llama3
+from ropepatch.methods.dynamic import Dynamic
 from ropepatch.methods.linear import Linear
+from ropepatch.methods.llama3 import Llama3
 from ropepatch.methods.longrope import LongRope
-from ropepatch.methods.ntk import Dynamic
-from ropepatch.methods.plain import NoScaling
+from ropepatch.methods.none import NoScaling
 from ropepatch.methods.proportional import Proportional
 from ropepatch.methods.yarn import Yarn
 

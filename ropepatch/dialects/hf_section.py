@@ -241,7 +241,7 @@ def text_section(config: Mapping[str, Any], where: str) -> Section:
     if model_type == "unknown":
         notes.append("the config names no model_type; the rules of llama-like models are taken")
     defaults = hf_defaults.lookup(hf_remote.ALIASES.get(model_type, model_type), version)
-    if model_type != "unknown" and not defaults.known and model_type not in hf_remote.FAMILIES:
+    if model_type != "unknown" and not defaults.known and not hf_remote.known(model_type):
         notes.append(
             f"transformers {hf_defaults.lines()[-1]} has no RoPE model type {model_type!r}; llama's rules are taken"
         )

@@ -16,9 +16,9 @@ from ropepatch.dialects.base import Lowering
 from ropepatch.dialects.params_json import MAX_CONTEXT, MAX_LAYERS, Params, changed_base, refuse
 from ropepatch.errors import InputError, MethodUnsupported
 from ropepatch.methods.base import Method, ParameterError
-from ropepatch.methods.by_parts import Llama3
+from ropepatch.methods.llama3 import Llama3
 from ropepatch.methods.longrope import LongRope
-from ropepatch.methods.plain import NoScaling
+from ropepatch.methods.none import NoScaling
 from ropepatch.patch import Edit
 from ropepatch.profile import RopeGroup, RopeProfile, Source
 

@@ -17,7 +17,7 @@ from ropepatch.dialects.base import Lowering
 from ropepatch.dialects.params_json import MAX_CONTEXT, MAX_WIDTH, Params, changed_base, refuse
 from ropepatch.errors import InputError, MethodUnsupported
 from ropepatch.methods.base import Method, ParameterError, yarn_attention
-from ropepatch.methods.plain import NoScaling
+from ropepatch.methods.none import NoScaling
 from ropepatch.methods.yarn import Yarn
 from ropepatch.patch import Edit
 from ropepatch.profile import RopeGroup, RopeProfile, Source

@@ -9,8 +9,7 @@ from typing import Any
 
 from ropepatch.errors import InputError, MethodUnsupported
 from ropepatch.methods.base import Method
-from ropepatch.methods.ntk import Ntk, NtkCritical
-from ropepatch.methods.plain import NoScaling, Theta
+from ropepatch.methods.none import NoScaling
 from ropepatch.patch import Edit, Value, difference
 from ropepatch.profile import RopeGroup
 
@@ -140,11 +139,7 @@ def changed_base(group: RopeGroup) -> float | None:
     scaling: Method = group.scaling
     if isinstance(scaling, NoScaling):
         return group.rope_theta
-    if isinstance(scaling, Theta):
-        return scaling.rope_theta
-    if isinstance(scaling, (Ntk, NtkCritical)):
-        return scaling.theta(group.spectrum())
-    return None
+    return scaling.theta(group.spectrum()) if scaling.rebases() else None
 
 
 def refuse(path: Path, group: RopeGroup, fits: str) -> MethodUnsupported:

@@ -17,7 +17,7 @@ from ropepatch.dialects.params_json import changed_base
 from ropepatch.errors import InputError, MethodUnsupported
 from ropepatch.methods.base import Array, Method, Spectrum
 from ropepatch.methods.linear import Linear
-from ropepatch.methods.plain import NoScaling
+from ropepatch.methods.none import NoScaling
 from ropepatch.patch import Edit
 from ropepatch.profile import RopeGroup, RopeProfile, Source
 

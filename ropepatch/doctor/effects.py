@@ -86,7 +86,7 @@ def against(meant: Frequencies, mine: Prediction) -> tuple[float, str]:
     if distance.size and float(distance.max()) > TOLERANCE:
         pair = int(np.argmax(distance))
         far = float(distance[pair])
-        parts.append(f"turns pair {pair} {_times(float(quotient[pair]))}")
+        parts.append(f"pair {pair} turns {_times(float(quotient[pair]))}")
     if not math.isclose(mine.attention_scale, meant.attention_scale, rel_tol=TOLERANCE):
         parts.append(f"attention scale {mine.attention_scale:.4g} instead of {meant.attention_scale:.4g}")
         scales = abs(mine.attention_scale), abs(meant.attention_scale)
@@ -98,7 +98,7 @@ def _times(quotient: float) -> str:
     if quotient == 0:
         return "not at all"
     if math.isinf(quotient):
-        return "that should stand still"
+        return "though it should stand still"
     fast = quotient > 1
     size = quotient if fast else 1 / quotient
     if size < 1.1:

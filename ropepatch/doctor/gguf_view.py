@@ -12,9 +12,7 @@ from ropepatch.containers import gguf
 from ropepatch.containers.gguf import TYPE_CODES, TYPE_NAMES, ArrayRef, Header, KeyValue
 from ropepatch.dialects.gguf import GgufDialect
 from ropepatch.patch import Edit
-from ropepatch.runtimes import llama_cpp
-from ropepatch.runtimes.llama_cpp_table import FREQS, LONG, SHORT, Row
-from ropepatch.runtimes.ollama import ARCHITECTURES
+from ropepatch.runtimes.llama_cpp_table import FREQS, LONG, OLLAMA_NAMES, SHORT, Row, reads
 
 #: ggml's number of the type that factor tensors must have
 F32 = gguf.GGML_F32
@@ -42,8 +40,8 @@ class GgufView:
     def __init__(self, dialect: GgufDialect, edits: Sequence[Edit] = ()) -> None:
         self.dialect = dialect
         self.prefix = dialect.architecture
-        self.arch = ARCHITECTURES.get(self.prefix, self.prefix)
-        self.row: Row | None = llama_cpp.reads(self.arch)
+        self.arch = OLLAMA_NAMES.get(self.prefix, self.prefix)
+        self.row: Row | None = reads(self.arch)
         self.tensors = _tensors(dialect, edits)
 
     def full(self, name: str) -> str:

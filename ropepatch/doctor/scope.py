@@ -70,7 +70,7 @@ def scope_of(container: str, wanted: str | Sequence[str] | None = None) -> Scope
 
 
 def _readers(container: str) -> tuple[str, ...]:
-    return tuple(name for name in runtimes.NAMES if container in runtimes.get(name).reads_formats)
+    return tuple(name for name in runtimes.names() if container in runtimes.get(name).reads_formats)
 
 
 def label(spec: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ropepatch.hub import client, problems
 from ropepatch.hub.contents import Item, Plan, Progress
-from ropepatch.storage import files
+from ropepatch.storage import files, ranges
 from ropepatch.storage.splice import invert
 
 #: below this, asking costs more than it saves
@@ -80,7 +80,7 @@ def _watched(handle: Any, size: int, progress: Progress | None) -> Iterator[None
             report = handle.progress()
             tell(min(int(report.bytes_completed), size) if report is not None else 0)
 
-    files.expect(progress, size)
+    ranges.expect(progress, size)
     watcher = threading.Thread(target=look, daemon=True)
     watcher.start()
     try:

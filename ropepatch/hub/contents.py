@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ropepatch import bundle, manifest, naming
+from ropepatch import bundle, located, manifest, naming
 from ropepatch.bundle import Bundle
 from ropepatch.errors import HubError, InputError, UsageError
 from ropepatch.hub import client, mirror, refs
 from ropepatch.hub.client import HubFile, Snapshot
 from ropepatch.hub.refs import HubRef
 from ropepatch.manifest import Manifest
-from ropepatch.storage import files
+from ropepatch.storage import files, ranges
 
 CARD = "README.md"
 #: what every repository has of its own
@@ -92,13 +92,13 @@ class Plan:
 def plan_of(output: Path, to: str | None, branch: str | None, pr: bool, config_only: bool) -> Plan:
     if not output.exists():
         raise InputError("no such file or directory", where=str(output))
-    found = bundle.bundle_of(output)
-    if not found.manifest.exists():
-        raise InputError("there is no manifest: push publishes what apply has written", where=str(found.manifest))
+    found = bundle.bundle_of(located.described(output))
     record = manifest.read(found.manifest)
     base = base_of(record)
     repo = target_of(base, to, branch, pr)
     own = base is not None and base.repo == repo
+    if client.offline():
+        raise HubError("HF_HUB_OFFLINE forbids to ask the Hub", where=repo, hint="unset it to publish")
     source = mirror.look(base) if base is not None else None
     target = HubRef(repo, branch)
     there = client.found(target)
@@ -191,7 +191,7 @@ def _is(path: Path, recorded: HubFile | None, snapshot: Snapshot, name: str, pro
     if known is not None and path.samefile(known):
         return True
     if recorded.sha256:
-        files.expect(progress, recorded.size)
+        ranges.expect(progress, recorded.size)
         return files.sha256(path, progress=progress) == recorded.sha256
     return recorded.oid == git_blob(path.read_bytes())
 

@@ -88,8 +88,10 @@ def models(ref: str) -> list[str]:
     place = parse(ref)
     if client.offline():
         folder = snapshot_folder(place)
-        names = [p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*.gguf"))] if folder else []
-        found = [str(place.at(folder.name).within(name)) for name in firsts(names, place.file)] if folder else []
+        if folder is None:
+            raise _absent(place)
+        names = [p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*.gguf"))]
+        found = [str(place.at(folder.name).within(name)) for name in firsts(names, place.file)]
     else:
         snapshot = client.look(place)
         found = [str(snapshot.ref.within(name)) for name in firsts(snapshot.files, place.file)]
@@ -249,23 +251,27 @@ def _fill(file: Sparse, ranges: Iterable[tuple[int, int]]) -> None:
 # the cache
 
 
+def _absent(ref: HubRef) -> HubError:
+    return HubError(
+        "is not in the cache, and HF_HUB_OFFLINE forbids to ask for it",
+        where=str(ref),
+        hint=f"hf download {ref.repo} while online",
+    )
+
+
 def _offline(ref: HubRef) -> Opened:
     """The checkpoint as it lies in the cache."""
     folder = snapshot_folder(ref)
     if folder is None:
-        raise HubError(
-            "is not in the cache, and HF_HUB_OFFLINE forbids to ask for it",
-            where=str(ref),
-            hint=f"hf download {ref.repo} while online",
-        )
+        raise _absent(ref)
     pinned = ref.at(folder.name)
     path = folder / ref.file if ref.file else folder
     if not path.exists():
-        raise HubError("is not in the cache, and HF_HUB_OFFLINE forbids to ask for it", where=str(ref))
+        raise _absent(ref)
     if path.is_dir() and not any((path / name).exists() for name in METADATA):
-        models = sorted(p for p in path.glob("*.gguf") if not (m := SHARD.match(p.name)) or int(m["number"]) == 1)
+        models = firsts(p.name for p in path.glob("*.gguf"))
         if len(models) == 1:
-            path = models[0]
+            path = path / models[0]
             pinned = pinned.within(path.relative_to(folder).as_posix())
     return Opened(pinned, path, None, None)
 

@@ -1,4 +1,5 @@
-"""What names a checkpoint on the Hub: ``hf://org/repo[@rev][/file]``, or ``org/repo`` where no such path exists."""
+"""What names a checkpoint on the Hub: ``hf://org/repo[@rev][/file]``, ``org/repo`` where no such path exists, or the
+address of its page."""
 
 from __future__ import annotations
 
@@ -14,6 +15,10 @@ _REPO = re.compile(rf"(?P<repo>{_NAME}/{_NAME})(?:@(?P<rest>.+))?", re.ASCII)
 #: revisions that hold slashes themselves
 _SPECIAL = re.compile(r"refs/(?:pr|convert|heads)/[^/]+")
 _GRAMMAR = "hf://org/repo[@revision][/file]"
+#: the address of a page on the Hub, as a browser shows it
+_PAGE = re.compile(r"(?:https?://(?:www\.)?(?:huggingface\.co|hf\.co)|hf\.co|huggingface\.co)/", re.IGNORECASE)
+#: what stands before the revision in the address of a page or a file
+_VIEWS = ("tree", "blob", "resolve", "raw", "commit")
 #: endings that a path has and a repository hardly ever
 _SUFFIXES = (".gguf", ".safetensors", ".json", ".bin", ".pt", ".pth")
 
@@ -56,6 +61,8 @@ def is_remote(ref: str) -> bool:
     """Whether ``ref`` names something on the Hub, without looking there."""
     if ref.startswith(SCHEME):
         return True
+    if _PAGE.match(ref):
+        return not os.path.lexists(ref)
     match = _REPO.fullmatch(ref)
     if match is None or ref.endswith(_SUFFIXES) or os.path.lexists(ref):
         return False
@@ -68,6 +75,8 @@ def parse(ref: str) -> HubRef:
     Raises:
         UsageError: it is none.
     """
+    if page := _PAGE.match(ref):
+        return _of_page(ref, ref[page.end() :])
     if not ref.startswith(SCHEME):
         match = _REPO.fullmatch(ref)
         if match is None or not _sound(match["rest"]):
@@ -94,15 +103,27 @@ def refuse(ref: object, doing: str) -> None:
     """Refuse a place on the Hub where files have to be here.
 
     Raises:
-        UsageError: ``ref`` begins as one.
+        UsageError: ``ref`` says that it is one.
     """
-    text = str(ref)
-    if text.startswith(SCHEME.rstrip("/")):  # a path has lost one of the slashes
-        place = parse(SCHEME + text.removeprefix(SCHEME.rstrip("/")).lstrip("/"))
+    text = re.sub(r"^hf:/(?!/)", SCHEME, str(ref))  # a path has lost one of the slashes
+    if is_remote(text) and not _REPO.fullmatch(text):
+        place = parse(text)
         raise UsageError(
             f"{place} is on the Hub, and {doing} works on files that are here",
             hint=f"hf download {place.repo} --local-dir {place.repo.rsplit('/', 1)[-1]}",
         )
+
+
+def _of_page(ref: str, path: str) -> HubRef:
+    """What a browser shows at an address: ``org/repo``, ``org/repo/tree/main``, ``org/repo/blob/main/model.gguf``."""
+    parts = re.split(r"[?#]", path, maxsplit=1)[0].strip("/").split("/")
+    if len(parts) < 2 or (len(parts) > 2 and (parts[2] not in _VIEWS or len(parts) < 4)):
+        raise _malformed(ref)
+    revision = f"@{parts[3]}" if len(parts) > 3 else ""
+    try:
+        return parse("/".join((f"{SCHEME}{parts[0]}/{parts[1]}{revision}", *parts[4:])))
+    except UsageError:
+        raise _malformed(ref) from None
 
 
 def repo_name(text: str) -> str:
@@ -111,7 +132,10 @@ def repo_name(text: str) -> str:
     Raises:
         UsageError: it is no name of a repository.
     """
-    found = parse(text if text.startswith(SCHEME) else SCHEME + text)
+    try:
+        found = parse(text if is_remote(text) else SCHEME + text)
+    except UsageError:
+        raise UsageError(f"{text!r} names no repository on the Hub", hint="write org/name") from None
     if found.file or found.revision:
         raise UsageError(f"{text!r} names more than a repository", hint="write org/name")
     return found.repo

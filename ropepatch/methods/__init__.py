@@ -1,42 +1,45 @@
-"""Context-extension methods: one file a method or family, and the registry of their names."""
+"""Context-extension methods: one file a method, and the registry of their names."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ropepatch import _discovery
 from ropepatch.methods.base import Frequencies, Method, ParameterError, Spectrum, Target
-from ropepatch.methods.by_parts import Llama3, NtkByParts
-from ropepatch.methods.linear import Linear
-from ropepatch.methods.longrope import Factors, LongRope
-from ropepatch.methods.mrrope import MrRopePro, MrRopeUni
-from ropepatch.methods.ntk import Dynamic, Ntk, NtkCritical
-from ropepatch.methods.plain import NoScaling, Theta
-from ropepatch.methods.proportional import Proportional
-from ropepatch.methods.resonance import Resonance
 from ropepatch.methods.stack import Stack
-from ropepatch.methods.yarn import Yarn
 
 __all__ = ["REGISTRY", "Frequencies", "Method", "ParameterError", "Spectrum", "Target", "extend", "from_json", "get"]
 
-_METHODS: tuple[type[Method], ...] = (
-    NoScaling,
-    Linear,
-    Ntk,
-    NtkCritical,
-    Dynamic,
-    NtkByParts,
-    Yarn,
-    Llama3,
-    LongRope,
-    MrRopeUni,
-    MrRopePro,
-    Resonance,
-    Theta,
-    Proportional,
-    Factors,
-)
-REGISTRY: dict[str, type[Method]] = {method.name: method for method in _METHODS}
+
+class _Registry(Mapping[str, type[Method]]):
+    """The methods by name, in the order of lists; asking for one imports its file alone, going through them all.
+
+    A method is a class with a ``rank`` in the file that is called as it is: ``ntk-critical`` in ``ntk_critical``.
+    """
+
+    def __getitem__(self, name: str) -> type[Method]:
+        for found in _listed(_discovery.classes_of(__name__, name)):
+            if found.name == name:
+                return found
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        found = [
+            method for module in _discovery.modules(__name__)
+            for method in _listed(_discovery.classes_in(__name__, module))
+        ]  # fmt: skip
+        return iter([method.name for method in sorted(found, key=lambda method: (method.rank, method.name))])
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def _listed(found: list[type]) -> list[type[Method]]:
+    return [item for item in found if issubclass(item, Method) and item.rank is not None]
+
+
+REGISTRY = _Registry()
 
 
 def get(name: str) -> type[Method]:

@@ -108,6 +108,18 @@ class Method(ABC):
     identity_at_one: ClassVar[bool] = True
     #: can be asked for with ``apply --method``
     applicable: ClassVar[bool] = True
+    #: place in lists, the lowest first; None for what has no name to ask for
+    rank: ClassVar[int | None] = None
+    #: how a Hugging Face config and a GGUF hold it: ``key``, ``base``, ``factors`` per pair, None where they cannot
+    written: ClassVar[tuple[str | None, str | None]] = ("factors", "factors")
+    #: place among the proposals of ``plan``, the lowest first; None for what it never proposes by itself
+    preference: ClassVar[int | None] = None
+    #: what it needs beyond a factor, where that alone does not determine it
+    needs: ClassVar[str | None] = None
+    #: published checkpoints were trained with it, so that it is a part of the model
+    trained_with: ClassVar[bool] = False
+    #: original context times factor is as far as it reaches
+    factor_reaches: ClassVar[bool] = False
 
     @abstractmethod
     def apply(self, rope: Spectrum, length: int | None) -> Frequencies:
@@ -120,7 +132,7 @@ class Method(ABC):
         Raises:
             ParameterError: a setting is unknown, missing or impossible.
         """
-        fields = {field.name for field in dataclasses.fields(cls)}
+        fields = {field.name: field for field in dataclasses.fields(cls)}
         values: dict[str, Any] = {}
         if "factor" in fields:
             values["factor"] = target.factor
@@ -128,6 +140,9 @@ class Method(ABC):
             if target.original is None and "original_max_position_embeddings" not in settings:
                 raise ParameterError(f"{cls.name} needs the original context; pass --original-length")
             values["original_max_position_embeddings"] = target.original
+        for key, field in fields.items():
+            if key not in values and key not in settings and field.default is dataclasses.MISSING:
+                raise ParameterError(f"{cls.name} needs {key}; pass --set {key}=VALUE")
         return cls.from_parameters({**values, **settings})
 
     @classmethod
@@ -160,6 +175,20 @@ class Method(ABC):
     def to_json(self) -> dict[str, Any]:
         """``{"method": name, …parameters}``."""
         return {"method": self.name, **self.parameters()}
+
+    @classmethod
+    def rebases(cls) -> bool:
+        """Whether it comes to plain RoPE at another base, so that a key for the base is enough."""
+        return "base" in cls.written
+
+    def theta(self, rope: Spectrum) -> float:
+        """The base of a method that :meth:`rebases`."""
+        raise TypeError(f"{self.name} is more than a base")
+
+    @classmethod
+    def takes_factor(cls) -> bool:
+        """Whether an extension is asked for with it."""
+        return any(field.name == "factor" for field in dataclasses.fields(cls))
 
     @property
     def static(self) -> bool:
@@ -235,3 +264,14 @@ def yarn_attention(factor: float, mscale: float = 1.0) -> float:
 def rotations(rope: Spectrum, original: int) -> Array:
     """How often each pair turns over the trained context: ``T / wavelength``, shape ``(pairs,)``."""
     return original * rope.inv_freq / (2 * math.pi)
+
+
+def blend_by_rotations(rope: Spectrum, factor: float, original: int, slow: float, fast: float) -> Frequencies:
+    """Pairs that turn more than ``fast`` times over the original context stay, fewer than ``slow``: divided by factor.
+
+    Between, the two are blended linearly in the number of rotations (YaRN paper, arXiv 2309.00071 eq. 17 and 18).
+    """
+    turns = rotations(rope, original)
+    width = fast - slow
+    keep = np.clip((turns - slow) / width, 0.0, 1.0) if width > 0 else (turns > fast).astype(np.float64)
+    return Frequencies(rope.inv_freq * (keep + (1.0 - keep) / factor), rope.attention_scale)

@@ -14,6 +14,10 @@ class Linear(Method):
     factor: float
 
     name = "linear"
+    rank = 20
+    written = ("key", "key")
+    preference = 80
+    factor_reaches = True
     title = "position interpolation (PI)"
     formula = "inv_freq[i] = θ^(-2i/d) / s"
     paper = "Position Interpolation, arXiv 2306.15595"

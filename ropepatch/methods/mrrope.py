@@ -1,4 +1,4 @@
-"""MrRoPE: mixed-radix factors between the fast and the slow pairs."""
+"""What both MrRoPEs share: mixed-radix factors between the fast and the slow pairs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from ropepatch.methods.base import (
 
 
 @dataclass(frozen=True)
-class _MrRope(Method):
+class MrRope(Method):
+    """Mixed radix: the pairs between the bounds are slowed by growing powers of the factor."""
+
     factor: float
     original_max_position_embeddings: int
     beta_fast: float = 32.0
@@ -55,39 +57,3 @@ class _MrRope(Method):
         """``inv_freq / s^e`` and YaRN's magnitude; the same at every length."""
         attention = yarn_attention(self.factor) if self.attention_factor is None else self.attention_factor
         return Frequencies(rope.inv_freq / self.factor ** self.exponents(rope), rope.attention_scale * attention)
-
-
-@dataclass(frozen=True)
-class MrRopeUni(_MrRope):
-    """MrRoPE-Uni: the exponent rises evenly."""
-
-    name = "mrrope-uni"
-    title = "MrRoPE-Uni (mixed radix, even)"
-    formula = "f = s^(k/n), k steps from the last pair with r > β_fast, n steps to the first with r < β_slow"
-    about = (
-        "Spreads the extension evenly, in the exponent, over the pairs between the fast and the slow ones, and takes "
-        "YaRN's attention factor. No runtime has a key for it; it is written as per-pair factors."
-    )
-
-    def exponents(self, rope: Spectrum) -> Array:
-        """``k / n``."""
-        steps, count = self.steps(rope)
-        return steps / count
-
-
-@dataclass(frozen=True)
-class MrRopePro(_MrRope):
-    """MrRoPE-Pro: the exponent rises progressively."""
-
-    name = "mrrope-pro"
-    title = "MrRoPE-Pro (mixed radix, progressive)"
-    formula = "f = s^(k(k+1) / (n(n+1))), k and n as for MrRoPE-Uni"
-    about = (
-        "Like MrRoPE-Uni, but the exponent rises towards the slow pairs, so that the faster half of the middle is "
-        "interpolated less. The paper reports it above YaRN on RULER at 128k for Llama 3 8B without training."
-    )
-
-    def exponents(self, rope: Spectrum) -> Array:
-        """``k (k+1) / (n (n+1))``."""
-        steps, count = self.steps(rope)
-        return steps * (steps + 1) / (count * (count + 1))

@@ -18,6 +18,9 @@ class Proportional(Method):
     factor: float = 1.0
 
     name = "proportional"
+    rank = 140
+    written = (None, None)
+    trained_with = True
     title = "proportional RoPE (p-RoPE)"
     formula = "first ⌊p·D/2⌋ pairs: θ^(-2i/D)/s with D the head dimension; the others stand still"
     paper = "Round and Round We Go, arXiv 2410.06205; transformers modeling_rope_utils.py"

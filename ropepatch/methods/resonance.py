@@ -15,6 +15,8 @@ class Resonance(Method):
     """Rounds each wavelength to a whole number of tokens."""
 
     name = "resonance"
+    rank = 120
+    needs = "goes on top of another method: apply --method yarn+resonance"
     title = "Resonance RoPE (rounded wavelengths)"
     formula = "λ' = round(λ); inv_freq' = 2π/λ'"
     paper = "Resonance RoPE, arXiv 2403.00071"

@@ -48,3 +48,8 @@ class Stack(Method):
     def static(self) -> bool:
         """Whether every stage is."""
         return all(stage.static for stage in self.stages)
+
+
+def stages(scaling: Method) -> tuple[Method, ...]:
+    """The methods on top of each other; a single one where it is no stack."""
+    return scaling.stages if isinstance(scaling, Stack) else (scaling,)

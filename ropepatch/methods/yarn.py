@@ -55,6 +55,10 @@ class Yarn(Method):
     mscale_all_dim: float | None = None
 
     name = "yarn"
+    rank = 70
+    written = ("key", "key")
+    preference = 10
+    factor_reaches = True
     title = "YaRN"
     formula = "inv_freq' = inv_freq·(1-ramp) + inv_freq/s·ramp; ramp over the pair index; m = 0.1·ln s + 1"
     paper = "YaRN, arXiv 2309.00071; reference code jquesnelle/yarn"

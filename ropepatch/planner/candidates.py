@@ -25,14 +25,6 @@ if TYPE_CHECKING:
     from ropepatch.patch import Patch
     from ropepatch.profile import RopeGroup, RopeProfile
 
-#: what no factor alone determines, and why
-SKIPPED = {
-    "longrope": "needs lists of factors that a search found: apply --method longrope --factors FILE",
-    "resonance": "goes on top of another method: apply --method yarn+resonance",
-}
-#: formats whose files ropepatch predicts runtimes for
-_PREDICTED = ("hf", "gguf")
-
 
 @dataclass(frozen=True)
 class Candidate:
@@ -115,9 +107,10 @@ def all_methods(
         target_gamma: what the base of ``theta`` is designed for.
         original: the trained context as the person says it.
     """
-    found, skipped = [], dict(SKIPPED)
+    found = []
+    skipped = {name: method.needs for name, method in REGISTRY.items() if method.needs is not None}
     for name, method in REGISTRY.items():
-        if not method.applicable or name in SKIPPED or name == "none":
+        if not method.applicable or name in skipped or name == "none":
             continue
         try:
             found.append(candidate(model, name, start, length, target_gamma=target_gamma, original=original))
@@ -152,7 +145,7 @@ def candidate(
         config = patched_config(model.raw_config, patch, model)
         same, differing = readings(patch.after, config, length, model.ref)
     first = REGISTRY[name.split("+")[0]]
-    factor = length / start.context if "factor" in first.__dataclass_fields__ else None
+    factor = length / start.context if first.takes_factor() else None
     return _candidate(
         name, factor, after.scaling.to_json(), start,
         group_frequencies(after, length), length, written=_spelled(patch), refused=refused, same=same,
@@ -219,13 +212,12 @@ def readings(
     profile: RopeProfile, config: Mapping[str, Any] | None, length: int, where: str
 ) -> tuple[tuple[str, ...] | None, dict[str, str]]:
     """The runtimes (newest release each) that compute what ``profile`` says at ``length``, and what the others do."""
-    form = profile.source.format
-    if form not in _PREDICTED or (form == "hf" and config is None):
+    if not runtimes.predicted(profile, config):
         return None, {}
     reference = profile_frequencies(profile, length)
     found, _ = comparison.outcomes(profile, config, length, None, where)
     same, differing = [], {}
-    for name in runtimes.NAMES:
+    for name in runtimes.names():
         row = comparison.row_of(name, found[name], reference)
         if row.status == "same":
             same.append(name)

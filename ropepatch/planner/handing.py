@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
+from ropepatch import runtimes
 from ropepatch.planner import candidates
 from ropepatch.planner.candidates import Candidate
 from ropepatch.planner.start import Start
@@ -23,7 +24,7 @@ def launch(model: Checkpoint, subject: Candidate, length: int) -> tuple[Launch, 
     from ropepatch.runtimes import launch as launching
 
     profile, config, ref = model.profile, model.raw_config, model.ref
-    if profile.source.format not in ("hf", "gguf") or (profile.source.format == "hf" and config is None):
+    if not runtimes.predicted(profile, config):
         return ()
     if subject.patch is not None:
         config = candidates.patched_config(config, subject.patch, model)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ropepatch.checkpoint import MAX_CONTEXT, Checkpoint
 from ropepatch.checkpoint import open as opened
 from ropepatch.errors import InputError, UsageError
+from ropepatch.methods import REGISTRY
 from ropepatch.planner import candidates, gamma, geometry, handing, recipes, shape, verdict
 from ropepatch.planner import start as starting
 from ropepatch.planner.candidates import Candidate
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 SCHEMA = "ropepatch.plan/1"
 DEFAULT_GAMMA = handing.DEFAULT_GAMMA
 _ALL_SLIDE = "every layer has a sliding window: where the engine keeps to it, no farther distance ever occurs"
-#: what is proposed first among the methods that leave no angle and no neighbour behind; runtimes decide between equals
-_PREFERENCE = ("yarn", "mrrope-pro", "llama3", "ntk-by-parts", "mrrope-uni", "ntk-critical", "ntk", "linear")
 
 
 @dataclass(frozen=True)
@@ -166,6 +165,8 @@ def plan(
         raise UsageError(f"a length is 1 to {MAX_CONTEXT} tokens, not {length}")
     law = DEFAULT_GAMMA if target_gamma is None else target_gamma
     gamma.theta_design(law, length)  # an impossible γ is an error even where the table does not need it
+    if target_gamma is not None and (method or "theta").split("+")[0] != "theta":
+        raise UsageError(f"a target γ sets the base of theta; {method} has no such parameter")
     if target_gamma is not None and method is None:
         method = "theta"
     begin = starting.of(model, group, existing, original)
@@ -218,15 +219,21 @@ def _subject(
 
 
 def propose(found: list[Candidate]) -> Candidate | None:
-    """The first of the preference that the file can hold, most runtimes compute and geometry does not speak against.
+    """The first by preference that the file can hold, most runtimes compute and geometry does not speak against.
 
-    Where none is free of unseen angles, the one that meets the fewest.
+    Where none leaves no angle and no neighbour behind, the one that meets the fewest unseen angles. Runtimes decide
+    before the methods' preference.
     """
-    able = [item for item in found if item.holds and item.method in _PREFERENCE]
-    clean = [item for item in able if not verdict.by_geometry(item.geometry)]
+    ranked = [(rank, item) for item in found if item.holds and (rank := _preference(item.method)) is not None]
+    clean = [(rank, item) for rank, item in ranked if not verdict.by_geometry(item.geometry)]
     if clean:
-        return min(clean, key=lambda item: (item.mostly_misread, _PREFERENCE.index(item.method)))
-    return min(able, key=lambda item: (item.geometry.angles_outside, _PREFERENCE.index(item.method)), default=None)
+        return min(clean, key=lambda pair: (pair[1].mostly_misread, pair[0]))[1]
+    return min(ranked, key=lambda pair: (pair[1].geometry.angles_outside, pair[0]), default=(0, None))[1]
+
+
+def _preference(name: str) -> int | None:
+    method = REGISTRY.get(name)
+    return None if method is None else method.preference
 
 
 def _reasons(model: Checkpoint, start: Start, length: int, subject: Candidate) -> list[Reason]:

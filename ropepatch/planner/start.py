@@ -13,9 +13,6 @@ from ropepatch.methods.base import Frequencies
 if TYPE_CHECKING:
     from ropepatch.checkpoint import Checkpoint
 
-#: methods whose scaling published checkpoints were trained with
-_TRAINED_WITH = ("llama3", "longrope", "proportional")
-
 
 @dataclass(frozen=True)
 class Start:
@@ -55,7 +52,7 @@ def of(model: Checkpoint, group: str | None, existing: str | None, original: int
         # p-RoPE's pairs stand still since training: the rotation of training is the one in force
         return Start(name, context, group_frequencies(rope), "error", "given" if original else "trained")
     known = original or profile.trained_context
-    way = existing or ("replace" if known and rope.scaling.name not in _TRAINED_WITH else "compose")
+    way = existing or ("replace" if known and not rope.scaling.trained_with else "compose")
     if profile.declared_context is None or (way == "replace" and known is None):
         if known is None:
             raise UsageError(f"{model.ref} does not say its original context; pass --original-length")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ropepatch import runtimes
 from ropepatch.bundle import stem_of
 from ropepatch.manifest import Manifest
 from ropepatch.naming import MANIFEST, MANIFEST_SUFFIX
@@ -27,8 +28,6 @@ _EDITS = 24
 _VALUE = 40
 #: shards beyond this many are named by a pattern
 _SHARDS = 4
-#: engines that load from a folder, not from the Hub
-_FROM_FOLDERS = ("exllamav2", "exllamav3")
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ def _manifest_name(facts: Facts) -> str:
 def _runtimes(facts: Facts) -> list[str]:
     heading = ["## How engines read it", ""]
     profile = facts.record.patch.after
-    if profile.source.format not in ("hf", "gguf") or (profile.source.format == "hf" and facts.config is None):
+    if not runtimes.predicted(profile, facts.config):
         return [
             *heading,
             "Not computed: what engines make of these files is predicted from config.json or a GGUF file.",
@@ -178,7 +177,7 @@ def _launch(facts: Facts) -> list[str]:
     profile = facts.record.patch.after
     gguf = profile.source.format == "gguf"
     heading = ["## Run it", ""]
-    if not gguf and (profile.source.format != "hf" or facts.config is None):
+    if not runtimes.predicted(profile, facts.config):
         return [*heading, f"See {code('ropepatch inspect --launch')}."]
     lines = list(heading)
     if "/" in facts.repo:
@@ -187,7 +186,7 @@ def _launch(facts: Facts) -> list[str]:
     found = [line for line in launch.lines(local if gguf else facts.repo, profile, facts.config) if line.text]
     here = {line.runtime: line for line in launch.lines(local, profile, facts.config)}
     for line in found:
-        lines += [*_line(here[line.runtime] if line.runtime in _FROM_FOLDERS else line), ""]
+        lines += [*_line(here[line.runtime] if runtimes.get(line.runtime).from_folder else line), ""]
     return lines[:-1] if found else [*heading, "No engine that is known here runs it; see the table above."]
 
 

@@ -15,20 +15,6 @@ from ropepatch.report.text import short
 METHODS_SCHEMA = "ropepatch.methods/1"
 EXPLAIN_SCHEMA = "ropepatch.explain/1"
 
-# How a file can hold each method: (Hugging Face config, GGUF). What has no row is written as per-pair factors.
-_SPELLINGS = {
-    "none":         ("key", "key"),
-    "linear":       ("key", "key"),
-    "ntk":          ("base", "base"),
-    "ntk-critical": ("base", "base"),
-    "theta":        ("base", "base"),
-    "dynamic":      ("key", None),
-    "yarn":         ("key", "key"),
-    "llama3":       ("key", "factors"),
-    "proportional": (None, None),
-    "factors":      (None, None),
-}  # fmt: skip
-_FACTORS = ("factors", "factors")
 #: parameters that have an option of their own
 _OPTIONS = {
     "factor": "--factor or --length",
@@ -70,7 +56,7 @@ def find(name: str) -> type[Method]:
 
 def written(method: type[Method]) -> dict[str, str | None]:
     """How a method is written, by format: ``key``, ``base`` or ``factors``; None where it cannot be."""
-    hf, gguf = _SPELLINGS.get(method.name, _FACTORS)
+    hf, gguf = method.written
     return {"hf": hf, "gguf": gguf}
 
 

@@ -162,7 +162,7 @@ def _refusals(one: Side, two: Side) -> list[str]:
         if item.refusal is None:
             continue
         name = "it" if item.profile.source == other.profile.source else f"the {which}"
-        said = item.refusal.removeprefix(f"{item.runtime} ")
+        said = item.refusal.removeprefix(f"{item.runtime} ").removeprefix(f"{(item.spec or '').partition('@')[0]} ")
         said = said if said.startswith(("refuses", "does not")) else f"does not run {name}: it {said}"
         found.append(f"{item.runtime} {said}")
     return list(dict.fromkeys(found))

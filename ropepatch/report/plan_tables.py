@@ -31,7 +31,7 @@ def size(count: float) -> str:
 
 def tera(flops: float) -> str:
     """Operations with an SI prefix."""
-    for limit, unit in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G")):
+    for limit, unit in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
         if flops >= limit:
             return f"{flops / limit:.3g} {unit}FLOP"
     return f"{flops:.3g} FLOP"

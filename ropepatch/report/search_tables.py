@@ -76,7 +76,11 @@ def _factors(found: Search) -> Table:
 
 
 def _progress(found: Search) -> Table:
-    table = heading_table("list", "candidates", "best start", "its score", "best", "on other texts", "critical pair")
+    table = heading_table("list", "tried", "best start", "scored", "best", "elsewhere", "critical pair")
+    for column in table.columns[:6]:
+        column.no_wrap = True
+    table.caption = plain("scored: of the best start; elsewhere: of the best, on texts that it was not chosen by")
+    table.caption_justify = "left"
     for stage in found.stages:
         best, evolved = found.best(stage.name), found.results.get(stage.name)
         if best is None or evolved is None:
@@ -87,9 +91,9 @@ def _progress(found: Search) -> Table:
             plain(stage.name),
             plain(f"{len(evolved.tried):,} of {stage.budget:,}"),
             plain(start or ""),
-            plain(f"{evolved.starts[start]:.4g}" if start else ""),
-            plain(f"{dict(evolved.tried)[best[0]]:.4g}"),
-            plain(f"{best[1]:.4g}" if stage.name in found.finals else ""),
+            plain(f"{evolved.starts[start]:.3g}" if start else ""),
+            plain(f"{dict(evolved.tried)[best[0]]:.3g}"),
+            plain(f"{best[1]:.3g}" if stage.name in found.finals else ""),
             plain("" if critical is None else critical),
         )
     return table

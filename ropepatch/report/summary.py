@@ -8,9 +8,6 @@ from typing import Any
 from ropepatch.frequencies import group_frequencies
 from ropepatch.profile import RopeGroup, RopeProfile
 
-#: methods whose factor says how far they reach; Llama 3.1 declares more than factor times original on purpose
-_REACHES = ("linear", "yarn")
-
 
 def inspection(profile: RopeProfile) -> dict[str, Any]:
     """The profile with ``frequencies`` (a summary of each group) and ``warnings``, for ``inspect --json``."""
@@ -55,7 +52,7 @@ def warnings(profile: RopeProfile) -> list[str]:
     if scaled and trained and trained == declared:
         found.append(f"is scaled, but declares no more than the trained {trained:,} tokens")
     for name, group in profile.groups.items():
-        factor = getattr(group.scaling, "factor", None) if group.scaling.name in _REACHES else None
+        factor = getattr(group.scaling, "factor", None) if group.scaling.factor_reaches else None
         if factor and trained and declared and factor * trained < declared - 1:
             found.append(
                 f"{name}: factor {factor:g} of {trained:,} tokens is {factor * trained:,.0f}, less than the declared "

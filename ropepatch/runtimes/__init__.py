@@ -1,8 +1,7 @@
-"""One module a runtime: what an inference engine makes of a checkpoint."""
+"""What an inference engine makes of a checkpoint; each has a file in ``engines``."""
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,34 +13,35 @@ if TYPE_CHECKING:
     from ropepatch.runtimes.base import Behaviour, Prediction, Runtime
     from ropepatch.runtimes.comparison import Row
 
-#: module and class of each runtime; imported when asked for
-_RUNTIMES = {
-    "transformers": ("hf_transformers", "Transformers"),
-    "vllm": ("vllm", "Vllm"),
-    "sglang": ("sglang", "Sglang"),
-    "tgi": ("tgi", "Tgi"),
-    "llama.cpp": ("llama_cpp", "LlamaCpp"),
-    "ollama": ("ollama", "Ollama"),
-    "mlx-lm": ("mlx_lm", "MlxLm"),
-    "exllamav3": ("exllamav3", "Exllamav3"),
-    "exllamav2": ("exllamav2", "Exllamav2"),
-}
-NAMES = tuple(_RUNTIMES)
-
 
 class WrongFormat(RuntimeRejects):
     """The runtime reads another format (exit 3)."""
 
 
-def _class(name: str) -> Any:
-    module, attribute = _RUNTIMES[name]
-    return getattr(importlib.import_module(f"ropepatch.runtimes.{module}"), attribute)
+def names() -> tuple[str, ...]:
+    """Every runtime, as lists show them; this imports them all."""
+    from ropepatch.runtimes import engines
+
+    return tuple(sorted(known := engines.every(), key=lambda name: (known[name].rank, name)))
+
+
+def _class(name: str) -> type[Runtime]:
+    """The class of a runtime; this imports its file and no other.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    from ropepatch.runtimes import engines
+
+    found = engines.named(name)
+    if found is None:
+        raise UsageError(f"unknown runtime {name!r}", hint=f"known: {', '.join(names())}")
+    return found
 
 
 def behaviours(name: str) -> tuple[Behaviour, ...]:
     """The spans of releases of ``name`` that read a checkpoint differently, oldest first."""
-    found: tuple[Behaviour, ...] = _class(name).behaviours
-    return found
+    return _class(name).behaviours
 
 
 def get(spec: str) -> Runtime:
@@ -53,20 +53,16 @@ def get(spec: str) -> Runtime:
         UsageError: name or release is unknown; the message lists those that are known.
     """
     name, _, release = spec.partition("@")
-    if name not in _RUNTIMES:
-        raise UsageError(f"unknown runtime {name!r}", hint=f"known: {', '.join(NAMES)}")
-    known = behaviours(name)
-    made: Runtime
+    engine = _class(name)
+    known = engine.behaviours
     if not release:
-        made = _class(name)(known[-1].newest)
-        return made
+        return engine(known[-1].newest)
     if not re.fullmatch(r"\d+(\.\d+){0,3}", release):
         raise UsageError(f"{spec!r} names no release", hint=f"write for example {name}@{_text(known[-1].newest)}")
     version = tuple(int(part) for part in release.split("."))
     if version < known[0].since:
         raise UsageError(f"{spec!r} is older than what is known", hint=_spans(name, known))
-    made = _class(name)(version)
-    return made
+    return engine(version)
 
 
 def _text(version: tuple[int, ...]) -> str:
@@ -75,6 +71,11 @@ def _text(version: tuple[int, ...]) -> str:
 
 def _spans(name: str, known: tuple[Behaviour, ...]) -> str:
     return f"known of {name}: {', '.join(span.label for span in known)}"
+
+
+def predicted(profile: RopeProfile, config: Mapping[str, Any] | None) -> bool:
+    """Whether what runtimes make of a checkpoint is known: of a folder with its ``config.json``, and of a GGUF file."""
+    return profile.source.format == "gguf" or (profile.source.format == "hf" and config is not None)
 
 
 def predict(
@@ -101,7 +102,7 @@ def predict(
     from ropepatch.runtimes.base import Source, named_as
 
     engine = get(runtime)
-    if profile is not None and (config is None or profile.source.format != "hf") and profile.source.format != "gguf":
+    if profile is not None and not predicted(profile, config):
         raise WrongFormat(
             f"what {engine.name} makes of a {profile.source.format} file is not known",
             where=where,

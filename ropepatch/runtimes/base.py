@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 from ropepatch.errors import InputError, RuntimeRejects
 from ropepatch.methods.base import Array, Frequencies, Method, ParameterError, Spectrum
@@ -75,40 +78,6 @@ class Prediction:
         return Frequencies(self.inv_freq, self.attention_scale)
 
 
-class Runtime(Protocol):
-    """An inference engine at a version.
-
-    Attributes:
-        name: as people write it, for example ``vllm``.
-        version: the release whose behaviour is predicted.
-        reads_formats: ``hf``, ``gguf`` or both.
-    """
-
-    name: str
-    version: Version
-    reads_formats: tuple[str, ...]
-
-    def predict(self, source: Source, length: int | None) -> dict[str, Prediction]:
-        """What it computes, by group name; ``length`` None means what it does when nobody says a length.
-
-        Raises:
-            RuntimeRejects: it refuses the checkpoint or crashes on it.
-            InputError: the file holds values that no engine can compute with.
-        """
-
-
-def compute(build: Callable[[], Method], rope: Spectrum, length: int | None, where: str) -> Frequencies:
-    """Apply the method that ``build`` makes.
-
-    Raises:
-        InputError: its parameters are impossible.
-    """
-    try:
-        return build().apply(rope, length)
-    except ParameterError as error:
-        raise InputError(str(error), where=where) from None
-
-
 @dataclass(frozen=True)
 class Engine:
     """Who reads, for messages: ``Engine("vllm", (0, 33))``."""
@@ -122,6 +91,100 @@ class Engine:
     def rejects(self, what: str, where: str, hint: str | None = None) -> RuntimeRejects:
         """The error to raise when the engine does not load the file."""
         return RuntimeRejects(f"{self} {what}", where=where, hint=hint)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is asked of a launch line: which checkpoint, how long, and what the runtime makes of it by itself.
+
+    Attributes:
+        ref: the checkpoint as the line shall name it.
+        length: the context in tokens.
+        context: the one that the runtime derives when nobody tells it; None where it derives none.
+        magnitude: whether cos and sin are multiplied by anything but 1.
+        rope: a whole rope dict to put in force without changing the file; None to take the file's.
+        path: the keys that lead to the text section of the config.
+    """
+
+    ref: str
+    length: int
+    context: int | None
+    magnitude: bool
+    rope: Mapping[str, Any] | None
+    path: tuple[str, ...]
+
+    @property
+    def quoted(self) -> str:
+        """The checkpoint, for a shell."""
+        return shlex.quote(self.ref)
+
+    @property
+    def quoted_override(self) -> str:
+        """``rope`` below the text section, with max_position_embeddings at the asked length: JSON for a shell."""
+        found: dict[str, Any] = {"rope_parameters": dict(self.rope or {}), "max_position_embeddings": self.length}
+        for key in reversed(self.path):
+            found = {key: found}
+        return shlex.quote(json.dumps(found))
+
+    @property
+    def beyond(self) -> bool:
+        """Whether the length is more than the runtime derives."""
+        return self.context is not None and self.length > self.context
+
+
+class Runtime(ABC):
+    """An inference engine at a version. A file with a subclass in ``runtimes/engines`` is all that a runtime takes.
+
+    Attributes:
+        name: as people write it, for example ``vllm``; the file is called so too, with ``_`` for what is no letter.
+        behaviours: the spans of releases that read a checkpoint differently, oldest first.
+        rank: where it stands in lists; the lowest comes first.
+        reads_formats: ``hf``, ``gguf`` or both.
+        caps_context: it serves no more than the context that it derives, unless told otherwise.
+        from_folder: it starts from a folder on the disk and takes no name of the Hub.
+        abbreviation: its name in the head of a wide table, where another than ``name``.
+        avoided: notes that its launch line says again as options to avoid.
+        version: the release whose behaviour is predicted.
+        engine: the same, for messages.
+    """
+
+    name: ClassVar[str]
+    behaviours: ClassVar[tuple[Behaviour, ...]]
+    rank: ClassVar[int] = 1000
+    reads_formats: ClassVar[tuple[str, ...]] = ("hf",)
+    caps_context: ClassVar[bool] = False
+    from_folder: ClassVar[bool] = False
+    abbreviation: ClassVar[str | None] = None
+    avoided: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, version: Version) -> None:
+        self.version = version
+        self.engine = Engine(self.name, version)
+
+    @abstractmethod
+    def predict(self, source: Source, length: int | None) -> dict[str, Prediction]:
+        """What it computes, by group name; ``length`` None means what it does when nobody says a length.
+
+        Raises:
+            RuntimeRejects: it refuses the checkpoint or crashes on it.
+            InputError: the file holds values that no engine can compute with.
+        """
+
+    @abstractmethod
+    def launch(self, order: Order, predicted: Mapping[str, Prediction]) -> tuple[str, tuple[str, ...]]:
+        """How it is started: the command, Modelfile or program, and options that would spoil the result, with why."""
+
+
+def compute(build: Callable[[], Method], rope: Spectrum, length: int | None, where: str) -> Frequencies:
+    """Apply the method that ``build`` makes.
+
+    Raises:
+        InputError: its parameters are impossible.
+    """
+    try:
+        return build().apply(rope, length)
+    except ParameterError as error:
+        raise InputError(str(error), where=where) from None
 
 
 def named_as(profile: RopeProfile | None, predictions: dict[str, Prediction]) -> dict[str, Prediction]:

@@ -121,7 +121,7 @@ def outcomes(
     where: str,
 ) -> tuple[dict[str, Outcome], tuple[str, dict[str, Frequencies]]]:
     """What each runtime makes of the checkpoint; and what they are compared with: its name and frequencies."""
-    names = tuple(specs) if specs is not None else runtimes.NAMES
+    names = tuple(specs) if specs is not None else runtimes.names()
     found = {name: _predicted(name, profile, config, length, where) for name in names}
     return found, _reference(profile, config, length, where, found)
 

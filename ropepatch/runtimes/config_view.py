@@ -13,7 +13,7 @@ from typing import Any
 
 from ropepatch.dialects import hf_defaults, hf_families
 from ropepatch.dialects.hf_families import Entry
-from ropepatch.dialects.hf_section import Section
+from ropepatch.dialects.hf_section import Section, text_section
 from ropepatch.methods.base import Spectrum
 from ropepatch.runtimes.base import Engine, Source
 
@@ -178,7 +178,7 @@ class Reader:
 
 def section_of(source: Source, line: str) -> Section:
     """The text section of the file, with the class defaults of a line of transformers (``4`` or ``5``)."""
-    section = hf_families.text_section(source.config, source.where)
+    section = text_section(source.config, source.where)
     return dataclasses.replace(section, defaults=hf_defaults.lookup(section.model_type, line))
 
 

@@ -2,24 +2,59 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ropepatch import runtimes
-from ropepatch.dialects import hf_families
+from ropepatch.dialects.hf_section import text_section
 from ropepatch.errors import RopepatchError
 from ropepatch.frequencies import TOLERANCE, deviation, plain_base, profile_frequencies
 from ropepatch.methods.base import Frequencies
 from ropepatch.profile import RopeProfile
-from ropepatch.runtimes.base import Prediction
-from ropepatch.runtimes.launch_lines import BUILDERS, Launch, Order, notes_of
+from ropepatch.runtimes.base import Order, Prediction
 
 if TYPE_CHECKING:
     from ropepatch.checkpoint import Checkpoint
 
-__all__ = ["Launch", "lines", "of_checkpoint"]
+
+@dataclass(frozen=True)
+class Launch:
+    """One runtime's way to start.
+
+    Attributes:
+        runtime: its name.
+        text: the command, Modelfile or snippet; empty where the runtime refuses the checkpoint or ignores its scaling.
+        avoid: options that would spoil the result, with why.
+        notes: what the runtime does with the checkpoint.
+        refused: why it does not load it.
+        ignored: what it turns by instead, where it loads the checkpoint and drops what the file says.
+        length: the context that the line asks for, in tokens.
+        context: the one that the runtime derives by itself; None where it derives none, or there is no line.
+    """
+
+    runtime: str
+    text: str
+    avoid: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    refused: str | None = None
+    ignored: str | None = None
+    length: int | None = None
+    context: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON; ``text`` is null where there is no line."""
+        return {
+            "runtime": self.runtime,
+            "text": self.text or None,
+            "length": self.length,
+            "context": self.context,
+            "avoid": list(self.avoid),
+            "notes": list(self.notes),
+            "refused": self.refused,
+            "ignored": self.ignored,
+        }
 
 
 def lines(
@@ -45,9 +80,9 @@ def lines(
     if rope is not None and "rope_theta" not in rope:
         raise ValueError("a rope dict for the command line must hold rope_theta")
     wanted = length or profile.declared_context or 4096
-    path = hf_families.text_section(config, ref).path if config is not None else ()
+    path = text_section(config, ref).path if config is not None else ()
     found = []
-    for name, build in BUILDERS.items():
+    for name in runtimes.names():
         try:
             predicted = runtimes.predict(name, profile, config, wanted, ref)
         except runtimes.WrongFormat:
@@ -57,12 +92,14 @@ def lines(
             continue
         dropped = _dropped(profile, predicted, wanted) if rope is None else None
         if dropped is not None:
-            found.append(Launch(name, "", notes=notes_of(predicted), ignored=dropped))
+            found.append(Launch(name, "", notes=_notes(predicted), ignored=dropped))
             continue
         order = _order(ref, wanted, predicted, rope, path)
-        made = build(order, predicted)
+        runtime = runtimes.get(name)
+        text, avoid = runtime.launch(order, predicted)
         off = () if rope is not None or _as_written(profile, predicted, wanted) else (_OTHER,)
-        found.append(dataclasses.replace(made, notes=(*off, *made.notes), length=wanted, context=order.context))
+        notes = (*off, *(note for note in _notes(predicted) if note not in runtime.avoided))
+        found.append(Launch(name, text, avoid, notes, length=wanted, context=order.context))
     return found
 
 
@@ -76,12 +113,16 @@ def of_checkpoint(model: Checkpoint, length: int | None = None) -> list[Launch]:
     Raises:
         InputError: the checkpoint cannot be read.
     """
-    if model.profile.source.format not in ("hf", "gguf"):
+    if not runtimes.predicted(model.profile, model.raw_config):
         return []
     return lines(model.ref, model.profile, model.raw_config, length)
 
 
 _OTHER = "other frequencies than the file's method defines: see ropepatch diff with --runtime-b"
+
+
+def _notes(predicted: Mapping[str, Prediction]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(note for one in predicted.values() for note in one.notes))
 
 
 def _as_written(profile: RopeProfile, predicted: Mapping[str, Prediction], length: int) -> bool:

@@ -261,3 +261,11 @@ def _parse(table: str) -> dict[str, Row]:
 
 
 ARCHITECTURES: dict[str, Row] = _parse(_TABLE)
+#: architectures that Ollama's converter names its own way and its loader translates
+#: (llama/compat/llama-ollama-compat.cpp)
+OLLAMA_NAMES = {"gptoss": "gpt-oss", "qwen25vl": "qwen2vl", "olmo3": "olmo2"}
+
+
+def reads(architecture: str) -> Row | None:
+    """What llama.cpp reads for an architecture, under its own name or Ollama's; None when it does not know it."""
+    return ARCHITECTURES.get(OLLAMA_NAMES.get(architecture, architecture))

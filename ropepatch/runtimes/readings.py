@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from ropepatch.checkpoint import Checkpoint
 
 SCHEMA = "ropepatch.runtimes/1"
-#: formats whose files some engine of the list reads
-_PREDICTED = ("hf", "gguf")
 
 
 @dataclass(frozen=True)
@@ -153,7 +151,7 @@ def readings(
     """
     declared = profile.declared_context if profile is not None else None
     lengths = (length,) if length is not None else (None, declared) if declared else (None,)
-    spans = [(name, span) for name in runtimes.NAMES for span in runtimes.behaviours(name) if _reads(name, profile)]
+    spans = [(name, span) for name in runtimes.names() for span in runtimes.behaviours(name) if _reads(name, profile)]
     specs = [f"{name}@{dotted(span.newest)}" for name, span in spans]
     by_length: dict[int | None, dict[str, Row]] = {}
     reference = ""
@@ -181,7 +179,7 @@ def described(model: Checkpoint) -> tuple[RopeProfile | None, str | None]:
         if model.raw_config is None:
             raise
         return None, str(error)
-    if profile.source.format not in _PREDICTED or (profile.source.format == "hf" and model.raw_config is None):
+    if not runtimes.predicted(profile, model.raw_config):
         raise InputError(
             f"what runtimes do is predicted for config.json and GGUF files, not for {profile.source.format} files",
             where=model.ref,

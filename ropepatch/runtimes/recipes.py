@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from ropepatch.methods.base import Frequencies, Spectrum, yarn_attention
-from ropepatch.methods.by_parts import Llama3
+from ropepatch.methods.dynamic import Dynamic
+from ropepatch.methods.factors import Factors
 from ropepatch.methods.linear import Linear
-from ropepatch.methods.longrope import Factors, LongRope
-from ropepatch.methods.ntk import Dynamic, Ntk
-from ropepatch.methods.plain import NoScaling
+from ropepatch.methods.llama3 import Llama3
+from ropepatch.methods.longrope import LongRope
+from ropepatch.methods.none import NoScaling
+from ropepatch.methods.ntk import Ntk
 from ropepatch.methods.proportional import Proportional
 from ropepatch.methods.yarn import Yarn
 from ropepatch.runtimes.base import compute

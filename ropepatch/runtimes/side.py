@@ -55,6 +55,12 @@ class Side:
         return _of(name, self.predictions[length]).frequencies
 
     @property
+    def readable(self) -> bool:
+        """Whether the runtime reads files of this format at all."""
+        form = self.profile.source.format
+        return self.spec is None or form in runtimes.get(self.spec.partition("@")[0]).reads_formats
+
+    @property
     def _all(self) -> list[Prediction]:
         return [one for found in self.predictions.values() for one in found.values()]
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ropepatch.verify.decoder import Cache, Decoder
+from ropepatch.verify.cache import Cache
+from ropepatch.verify.decoder import Decoder
 
 #: tokens of a text that are run at once; bounds the attention matrix
 CHUNK = 2048

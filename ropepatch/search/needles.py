@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 
 import numpy as np
 
-from ropepatch.audit.tasks import ANSWER, BLOCK, Alphabet, IntArray, start_of
+from ropepatch.audit.tasks import ANSWER, BLOCK, Alphabet, IntArray, Pools, start_of
 from ropepatch.errors import UsageError
 
 #: the share of keys and values that training needles are drawn from; held-out needles are drawn from the rest
@@ -19,25 +18,8 @@ OTHERS = 7
 _STREAM = 7919  # apart from the audit's random numbers
 
 
-@dataclass(frozen=True)
-class Pools:
-    """Token ids of the training needles.
-
-    Attributes:
-        bos: the first token of every text, None for none.
-        filler: what the haystack is of.
-        key: what blocks begin with.
-        value: what is to be found.
-    """
-
-    bos: int | None
-    filler: tuple[int, ...]
-    key: tuple[int, ...]
-    value: tuple[int, ...]
-
-
 def divided(alphabet: Alphabet) -> tuple[Pools, Alphabet]:
-    """Keys and values for training, and others for what is measured afterwards; the filler is the same.
+    """Keys and values to train with, few as they are, and others for what is measured afterwards; one filler.
 
     Raises:
         UsageError: there are too few.

@@ -10,13 +10,17 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from ropepatch.errors import InputError
-from ropepatch.storage.files import Progress, expect
+from ropepatch.storage.ranges import Progress, expect
 from ropepatch.storage.splice import Splice, segments
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 _CHUNK = 1 << 20
 
@@ -27,7 +31,12 @@ class Digests:
     def __init__(self, progress: Progress | None = None) -> None:
         self._progress = progress
         self._stop = threading.Event()
-        self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="digest")
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        from concurrent.futures import ThreadPoolExecutor  # loads logging and more: many writes take no digest
+
+        return ThreadPoolExecutor(max_workers=8, thread_name_prefix="digest")
 
     def file(self, path: Path) -> Future[str]:
         """The sha256 of a file."""
@@ -70,4 +79,5 @@ class Digests:
     def __exit__(self, kind: type[BaseException] | None, _: object, __: TracebackType | None) -> None:
         if kind is not None:
             self._stop.set()
-        self._pool.shutdown(wait=True)
+        if "_pool" in self.__dict__:
+            self._pool.shutdown(wait=True)

@@ -8,95 +8,13 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ropepatch.errors import InputError, WouldOverwrite
-from ropepatch.storage import kernel
+from ropepatch.storage import kernel, ranges
+from ropepatch.storage.ranges import Progress
 from ropepatch.storage.splice import Splice, check, segments
-
-#: One request to the kernel; progress is reported between requests.
-CHUNK = 16 << 20
-#: a range has to be this long before sharing its blocks is worth the calls
-SHARED_FROM = 1 << 20
-
-Progress = Callable[[int], None]
-
-
-def expect(progress: Progress | None, count: int) -> None:
-    """Tell who watches, if it wants to know, that ``count`` more bytes will be reported."""
-    told = getattr(progress, "expect", None)
-    if told is not None:
-        told(count)
-
-
-def copy_range(
-    source: int, target: int, offset: int, length: int, progress: Progress | None = None, *, sync: bool = False
-) -> None:
-    """Append ``length`` bytes of ``source`` from ``offset`` to ``target``: blocks are shared where both ends of the
-    copy lie alike in them and the file system can, the rest is copied by the kernel where it can.
-
-    Args:
-        source: the descriptor that is read.
-        target: the descriptor that is written, where it stands.
-        offset: where the range starts in ``source``.
-        length: how many bytes.
-        progress: called with the number of bytes just copied.
-        sync: the target will be flushed afterwards: let the disk begin while the copy goes on.
-
-    Raises:
-        InputError: the source ends early.
-    """
-    if length >= SHARED_FROM:
-        offset, length = _share(source, target, offset, length, progress)
-    by_kernel = hasattr(os, "copy_file_range")
-    while length:
-        count = min(length, CHUNK)
-        done = 0
-        if by_kernel:
-            try:
-                done = os.copy_file_range(source, target, count, offset)
-            except OSError as error:
-                if error.errno not in (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM):
-                    raise
-                by_kernel = False
-        if not by_kernel:
-            done = _write_all(target, os.pread(source, min(count, 1 << 20), offset))
-        if done == 0:
-            raise InputError("the file ends before its own header says", where=f"offset {offset}")
-        if sync and done >= SHARED_FROM:
-            kernel.begin_write_back(target, os.lseek(target, 0, os.SEEK_CUR) - done, done)
-        offset, length = offset + done, length - done
-        if progress:
-            progress(done)
-
-
-def _share(source: int, target: int, offset: int, length: int, progress: Progress | None) -> tuple[int, int]:
-    """Share as many whole blocks as lie alike; returns the offset and length of what is left to copy."""
-    at = os.lseek(target, 0, os.SEEK_CUR)
-    block = kernel.block_size(target)
-    head = -offset % block
-    whole = (length - head) // block * block
-    if (at - offset) % block or whole <= 0:
-        return offset, length
-    if not kernel.clone_range(target, source, offset + head, whole, at + head):
-        return offset, length
-    if head:
-        copied = os.pread(source, head, offset)
-        if len(copied) != head:
-            raise InputError("the file ends before its own header says", where=f"offset {offset}")
-        _write_all(target, copied)
-    os.lseek(target, at + head + whole, os.SEEK_SET)
-    if progress:
-        progress(head + whole)
-    return offset + head + whole, length - head - whole
-
-
-def _write_all(target: int, data: bytes) -> int:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(target, view) :]
-    return len(data)
 
 
 @contextlib.contextmanager
@@ -157,7 +75,7 @@ def _part_name(descriptor: int, path: Path) -> str:
         os.unlink(part)  # an earlier process of this number was killed between two steps
     if not _name_new(descriptor, part):
         with open(part, "xb", buffering=0) as named:
-            copy_range(descriptor, named.fileno(), 0, os.fstat(descriptor).st_size)
+            ranges.copy_range(descriptor, named.fileno(), 0, os.fstat(descriptor).st_size)
             os.fchmod(named.fileno(), 0o666 & ~umask())
             os.fsync(named.fileno())
     return str(part)
@@ -196,7 +114,7 @@ def sync_folder(folder: Path) -> None:
 def write_bytes(path: Path, data: bytes, *, overwrite: bool = False, sync: bool = True) -> None:
     """Write a small file whole or not at all."""
     with appearing(path, overwrite=overwrite, sync=sync) as target:
-        _write_all(target, data)
+        ranges.write_all(target, data)
 
 
 def write_spliced(
@@ -218,13 +136,13 @@ def write_spliced(
     try:
         size = os.fstat(origin).st_size
         check_before(origin, source, splices, size)
-        expect(progress, size - sum(len(splice.before) for splice in splices))
+        ranges.expect(progress, size - sum(len(splice.before) for splice in splices))
         with appearing(target, overwrite=overwrite, sync=sync) as descriptor:
             for segment in segments(splices, size):
                 if isinstance(segment, bytes):
-                    _write_all(descriptor, segment)
+                    ranges.write_all(descriptor, segment)
                 else:
-                    copy_range(origin, descriptor, *segment, progress, sync=sync)
+                    ranges.copy_range(origin, descriptor, *segment, progress, sync=sync)
     finally:
         os.close(origin)
 
@@ -282,8 +200,8 @@ def clone_or_copy(source: Path, target: Path, *, sync: bool = True, progress: Pr
     try:
         with appearing(target, sync=sync) as descriptor:
             if not kernel.clone(descriptor, origin):
-                expect(progress, os.fstat(origin).st_size)
-                copy_range(origin, descriptor, 0, os.fstat(origin).st_size, progress, sync=sync)
+                ranges.expect(progress, os.fstat(origin).st_size)
+                ranges.copy_range(origin, descriptor, 0, os.fstat(origin).st_size, progress, sync=sync)
         shutil.copymode(source, target)
     finally:
         os.close(origin)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ropepatch.errors import InputError
 from ropepatch.storage import files, kernel, moving
+from ropepatch.storage.ranges import Progress
 from ropepatch.storage.splice import Splice, invert
 
 #: a moved range that is shorter than this is written out with its neighbours
@@ -169,7 +170,7 @@ def check_writable(path: Path, plan: Plan) -> None:
             pass
 
 
-def apply(path: Path, plan: Plan, *, progress: files.Progress | None = None) -> None:
+def apply(path: Path, plan: Plan, *, progress: Progress | None = None) -> None:
     """Carry ``plan`` out; the journal has to stand before.
 
     Raises:
@@ -191,7 +192,7 @@ def apply(path: Path, plan: Plan, *, progress: files.Progress | None = None) -> 
             raise InputError("the tensor data did not move as a whole", where=str(path))
 
 
-def undo(path: Path, plan: Plan, *, progress: files.Progress | None = None) -> None:
+def undo(path: Path, plan: Plan, *, progress: Progress | None = None) -> None:
     """Restore the old file from any step of :func:`apply`, or of an undo that was stopped.
 
     Raises:
@@ -215,7 +216,7 @@ def undo(path: Path, plan: Plan, *, progress: files.Progress | None = None) -> N
         os.fsync(descriptor)
 
 
-def _undo_rewrite(path: Path, plan: Plan, progress: files.Progress | None) -> None:
+def _undo_rewrite(path: Path, plan: Plan, progress: Progress | None) -> None:
     back = invert(plan.zones)
     with _opened(path, os.O_RDONLY) as descriptor:
         size = os.fstat(descriptor).st_size

@@ -3,28 +3,23 @@
 It appears whole before the first byte of a file changes, and is removed when all of the change is done: files,
 verification and manifest. As long as it stands, :func:`recover` restores the old files and the old manifest from
 whatever state they are in. A change is therefore either done or undone, never in between.
-
-The file is one line of JSON, then the bytes that the line counts, one range after the other.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from ropepatch.errors import InputError, WouldOverwrite
 from ropepatch.naming import JOURNAL_SUFFIX as SUFFIX
-from ropepatch.storage import files, in_place, kernel, moving
+from ropepatch.storage import files, in_place, journal_file, kernel, moving
 from ropepatch.storage.in_place import Plan
+from ropepatch.storage.ranges import Progress
 from ropepatch.storage.splice import Splice
 
-SCHEMA = "ropepatch.journal/1"
-#: a journal's first line is never longer
-_LINE_LIMIT = 64 << 20
 #: journals of changes that this process is in the middle of: it may read what it writes
 _OURS: set[str] = set()
 
@@ -34,7 +29,7 @@ def change(
     journal: Path,
     changes: Mapping[str, Sequence[Splice]],
     kept: Sequence[str],
-    progress: files.Progress | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[list[Plan]]:
     """Apply ``changes`` to files beside ``journal``; undo them when the block fails, or when the process dies in it.
 
@@ -61,7 +56,7 @@ def change(
             in_place.check_writable(root / plan.name, plan)
         for name in changes:
             moving.forget(root / name)  # a record that an earlier change left behind belongs to no journal
-        stack.callback(os.close, _write(journal, plans, kept))
+        stack.callback(os.close, journal_file.write(journal, plans, kept))
         stack.callback(_OURS.discard, os.path.realpath(journal))
         _OURS.add(os.path.realpath(journal))
         try:
@@ -69,7 +64,7 @@ def change(
                 in_place.apply(root / plan.name, plan, progress=progress)
             yield plans
         except BaseException:
-            _undo(journal, plans, _read(journal)[1], None)
+            _undo(journal, plans, journal_file.read(journal)[1], None)
             raise
         _remove(journal)
         with contextlib.suppress(OSError):  # the change is done; a record that stays hurts nobody
@@ -99,7 +94,7 @@ def announced(journal: Path, sizes: Mapping[str, int], kept: Sequence[str], *, s
     plans = [Plan(name, in_place.NEW, 0, size, (0, 0), 0, ()) for name, size in sizes.items()]
     with contextlib.ExitStack() as stack:
         try:
-            stack.callback(os.close, _write(journal, plans, kept, sync=sync))
+            stack.callback(os.close, journal_file.write(journal, plans, kept, sync=sync))
         except WouldOverwrite:
             refuse_pending(journal)
             raise
@@ -114,7 +109,7 @@ def announced(journal: Path, sizes: Mapping[str, int], kept: Sequence[str], *, s
 def _announces(journal: Path) -> bool:
     """Whether a journal stands for files that are written anew."""
     try:
-        return all(plan.kind == in_place.NEW for plan in _read(journal)[0])
+        return all(plan.kind == in_place.NEW for plan in journal_file.read(journal)[0])
     except (InputError, OSError):
         return False
 
@@ -128,7 +123,7 @@ def refuse_pending(journal: Path) -> None:
     if not os.path.lexists(journal) or os.path.realpath(journal) in _OURS:
         return
     new = _announces(journal)
-    if new and not any(os.path.lexists(journal.parent / plan.name) for plan in _read(journal)[0]):
+    if new and not any(os.path.lexists(journal.parent / plan.name) for plan in journal_file.read(journal)[0]):
         return
     with contextlib.suppress(FileNotFoundError), _locked(journal):
         if new:
@@ -144,7 +139,7 @@ def refuse_pending(journal: Path) -> None:
         )
 
 
-def recover(journal: Path, progress: files.Progress | None = None) -> list[str]:
+def recover(journal: Path, progress: Progress | None = None) -> list[str]:
     """Undo the interrupted change that ``journal`` tells of, and remove it.
 
     Returns:
@@ -159,7 +154,7 @@ def recover(journal: Path, progress: files.Progress | None = None) -> list[str]:
             stack.enter_context(_locked(journal))
         except FileNotFoundError:
             return []
-        plans, kept = _read(journal)
+        plans, kept = journal_file.read(journal)
         for plan in plans:
             if plan.kind == in_place.NEW:
                 continue
@@ -201,104 +196,6 @@ def _sweep(path: Path) -> None:
 
 def _escaped(name: str) -> str:
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
-
-
-def _write(journal: Path, plans: Sequence[Plan], kept: Sequence[str], *, sync: bool = True) -> int:
-    """Write the journal whole: every range that will be overwritten, and every kept file.
-
-    Returns:
-        A descriptor that holds the journal's lock; it was taken before the journal had its name.
-    """
-    blobs: list[bytes] = []
-    entries = []
-    for plan in plans:
-        zones = []
-        for zone in plan.zones:
-            after = zone.after if plan.kind == in_place.REWRITE else b""  # only a rewrite is undone by splices
-            zones.append([zone.offset, len(zone.before), len(after)])
-            blobs += [zone.before, after]
-        entries.append(
-            {
-                "name": plan.name,
-                "kind": plan.kind,
-                "size": plan.size,
-                "new_size": plan.new_size,
-                "body": list(plan.body),
-                "move": plan.move,
-                "zones": zones,
-            }
-        )
-    old: dict[str, int | None] = {}
-    for name in kept:
-        path = journal.parent / name
-        old[name] = None
-        if path.exists():
-            blobs.append(path.read_bytes())
-            old[name] = len(blobs[-1])
-    line = json.dumps({"schema": SCHEMA, "process": os.getpid(), "files": entries, "kept": old}).encode() + b"\n"
-    with files.appearing(journal, sync=sync) as descriptor:
-        position = 0
-        for blob in (line, *blobs):
-            files.write_at(descriptor, blob, position)
-            position += len(blob)
-        kernel.lock(descriptor)
-        return os.dup(descriptor)
-
-
-def _read(journal: Path) -> tuple[list[Plan], dict[str, bytes | None]]:
-    try:
-        with open(journal, "rb") as file:
-            document = json.loads(file.readline(_LINE_LIMIT))
-            if document["schema"] != SCHEMA:
-                raise ValueError("another schema")
-            plans = [_plan(entry, file) for entry in document["files"]]
-            kept = {_beside(name): None if n is None else _exactly(file, n) for name, n in document["kept"].items()}
-            if file.read(1):
-                raise ValueError("bytes behind its end")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"is not a whole journal: {error}", where=str(journal)) from None
-    return plans, kept
-
-
-def _plan(entry: Mapping[str, Any], file: Any) -> Plan:
-    zones = []
-    for offset, before, after in entry["zones"]:
-        zones.append(Splice(_natural(offset), _exactly(file, before), _exactly(file, after)))
-    start, end = map(_natural, entry["body"])
-    if entry["kind"] not in (in_place.OVERWRITE, in_place.RANGE, in_place.SHIFT, in_place.REWRITE, in_place.NEW):
-        raise ValueError(f"unknown kind {entry['kind']!r}")
-    return Plan(
-        _beside(entry["name"]),
-        entry["kind"],
-        _natural(entry["size"]),
-        _natural(entry["new_size"]),
-        (start, end),
-        int(entry["move"]),
-        tuple(zones),
-    )
-
-
-def _natural(value: Any) -> int:
-    if not isinstance(value, int) or value < 0:
-        raise ValueError(f"{value!r} is no length")
-    return value
-
-
-def _beside(name: str) -> str:
-    """A file name that stays below the journal's folder: a journal may come with somebody else's files."""
-    path = PurePath(name)
-    if not name or path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"{name!r} is not beside it")
-    return name
-
-
-def _exactly(file: Any, count: int) -> bytes:
-    if _natural(count) > os.fstat(file.fileno()).st_size:
-        raise ValueError("it ends early")
-    data: bytes = file.read(count)
-    if len(data) != count:
-        raise ValueError("it ends early")
-    return data
 
 
 @contextlib.contextmanager

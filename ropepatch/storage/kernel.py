@@ -59,6 +59,14 @@ def collapse_range(descriptor: int, offset: int, length: int) -> bool:
     return _able(lambda: _fallocate(descriptor, _COLLAPSE, offset, length))
 
 
+def allocate(descriptor: int, offset: int, length: int) -> bool:
+    """Take the blocks of a range that will be written, and let the file reach to its end; False where it cannot.
+
+    A full disk is known before the first byte is copied then, and the copy finds its blocks at once.
+    """
+    return _able(lambda: _fallocate(descriptor, 0, offset, length))
+
+
 def _able(call: Callable[[], Any]) -> bool:
     try:
         call()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ropepatch.errors import InputError
 from ropepatch.storage import files
-from ropepatch.storage.files import Progress
+from ropepatch.storage.ranges import Progress
 
 #: bytes of one chunk, held in memory and up to twice on the disk beside the file
 CHUNK = 8 << 20

@@ -72,18 +72,16 @@ class ForwardCheck:
         warned = [check.name for check in found.checks if check.result == "WARNED"]
         told = f"; look at {', '.join(warned)}" if warned else ""
         count = sum(check.result == "PASSED" for check in found.checks)
-        where = verification.record_path(written.anchor).name
+        where = written.statement.name
         report.passed("forward", f"{count} checks on {found.environment['device']}, {engines}{told}; see {where}")
 
     def record(self, written: Bundle, manifest: Manifest) -> None:
         """Write the statement beside the manifest, about the same files."""
         import dataclasses
 
-        from ropepatch.verify import verification
-
         assert self.result is not None
         result = dataclasses.replace(self.result, ref=str(written.anchor), subjects=dict(manifest.subjects))
-        result.write(verification.record_path(written.anchor))
+        result.write(written.statement)
 
 
 def prepare(patch: Patch, source: Bundle, weights: str) -> ForwardCheck:

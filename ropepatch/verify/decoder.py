@@ -9,10 +9,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from ropepatch.errors import InputError
+from ropepatch.verify import attention
+from ropepatch.verify.cache import Cache
 from ropepatch.verify.shape import LayerRope, Shape
 from ropepatch.verify.weights import Weights
 
@@ -20,23 +21,6 @@ from ropepatch.verify.weights import Weights
 SLICE = 128 << 20
 #: sees the layer, the rotated queries and keys (rows, heads, length, head_dim)
 Observer = Callable[[int, Any, Any], None]
-
-
-@dataclass
-class Cache:
-    """Keys and values of a prefix, by layer."""
-
-    keys: list[Any] = field(default_factory=list)
-    values: list[Any] = field(default_factory=list)
-
-    @property
-    def length(self) -> int:
-        """Tokens held."""
-        return int(self.keys[0].shape[2]) if self.keys else 0
-
-    def cut(self, length: int) -> Cache:
-        """The same for the first ``length`` tokens; nothing is copied."""
-        return Cache([key[:, :, :length] for key in self.keys], [value[:, :, :length] for value in self.values])
 
 
 class Held:
@@ -181,8 +165,9 @@ class Decoder:
         import torch
 
         wide = x.to(torch.float32)
-        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.shape.eps)
-        return wide.to(x.dtype) * weight
+        mean = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(wide.shape[-1])
+        # In place wherever a tensor is our own: fresh memory costs more than these operations.
+        return (wide * mean.add_(self.shape.eps).rsqrt_()).to(x.dtype).mul_(weight)
 
     # ---- the pass ---------------------------------------------------------------------------------------------------
 
@@ -207,49 +192,48 @@ class Decoder:
         pairs = int(cos.shape[-1])
         if not pairs:
             return x
-        turned, rest = x[..., : 2 * pairs].to(torch.float32), x[..., 2 * pairs :]
+        turned = x[..., : 2 * pairs].to(torch.float32)
         if self.ropes[layer].layout == "interleaved":
             a, b = turned[..., 0::2], turned[..., 1::2]
             out = torch.stack((a * cos - b * sin, b * cos + a * sin), -1).flatten(-2)
         else:
-            a, b = turned[..., :pairs], turned[..., pairs:]
-            out = torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
-        return torch.cat((out.to(x.dtype), rest), -1)
+            wide_cos, wide_sin = torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+            out = (turned * wide_cos).addcmul_(turned.roll(pairs, -1), wide_sin)
+        out = out.to(x.dtype)
+        return out if 2 * pairs == x.shape[-1] else torch.cat((out, x[..., 2 * pairs :]), -1)
 
-    def queries_and_keys(self, y: Any, layer: int, positions: Any) -> tuple[Any, Any, Any]:
-        """Rotated queries and keys, and values, each (rows, heads, length, head_dim)."""
+    def queries_and_keys(self, y: Any, layer: int, positions: Any, asked: int | None = None) -> tuple[Any, Any, Any]:
+        """Rotated queries and keys, and values, each (rows, heads, length, head_dim); queries of the last ``asked``."""
         shape = self.shape
         inner, inner_kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        last = y if asked is None else y[:, y.shape[1] - asked :]
         if self._has("qkv", layer):
             cuts = (0, inner, inner + inner_kv, inner + 2 * inner_kv)
-            q, k, v = (self._linear(y, "qkv", layer, a, b) for a, b in itertools.pairwise(cuts))
+            of = zip((last, y, y), itertools.pairwise(cuts), strict=True)
+            q, k, v = (self._linear(x, "qkv", layer, a, b) for x, (a, b) in of)
         else:
-            q, k, v = (self._linear(y, role, layer) for role in ("q", "k", "v"))
+            q, k, v = (self._linear(x, role, layer) for x, role in ((last, "q"), (y, "k"), (y, "v")))
         q, k, v = (x.unflatten(-1, (-1, shape.head_dim)) for x in (q, k, v))
         if self._has("q_norm", layer):
             q = self._norm(q, self._vector("q_norm", layer))
             k = self._norm(k, self._vector("k_norm", layer))
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         cos, sin = self.tables(layer, positions)
-        return self._rotate(q, layer, cos, sin), self._rotate(k, layer, cos, sin), v
+        q_tables = (table[..., table.shape[-2] - q.shape[2] :, :] for table in (cos, sin))
+        return self._rotate(q, layer, *q_tables), self._rotate(k, layer, cos, sin), v
 
     def _attention(self, q: Any, k: Any, v: Any, at: Any, of: Any, window: int | None) -> Any:
         """Attention of queries at positions ``at`` on keys at positions ``of``, which end with the queries' own."""
         import torch
-        from torch.nn import functional
 
-        shared = self.shape.heads // self.shape.kv_heads
-        if shared > 1:
-            k, v = (x.repeat_interleave(shared, 1) for x in (k, v))
-        past = k.shape[2] - q.shape[2]
-        spans = window is not None and int(at[-1] - of[0]) >= window
-        if past == 0 and not spans:
-            return functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        if window is None or int(at[-1] - of[0]) < window:
+            return attention.causal(q, k, v)
+        seen = int(torch.searchsorted(of, at[0] - window, right=True))  # the first key that any query sees
+        k, v, of = k[:, :, seen:], v[:, :, seen:], of[seen:]
         order = torch.arange(k.shape[2], device=self.device)
-        allowed = order[None, :] <= order[past:, None]
-        if spans:
-            allowed &= (at[:, None] - of[None, :]) < window
-        return functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+        allowed = order[None, :] <= order[k.shape[2] - q.shape[2] :, None]
+        allowed &= (at[:, None] - of[None, :]) < window
+        return attention.masked(q, k, v, allowed)
 
     def _feed_forward(self, y: Any, layer: int) -> Any:
         from torch.nn import functional
@@ -259,7 +243,7 @@ class Decoder:
         else:
             role = "gate_up" if self._has("gate_up", layer) else "up"  # phi3 keeps both in one, gate first
             gate, up = self._linear(y, role, layer).chunk(2, -1)
-        return self._linear(functional.silu(gate) * up, "down", layer)
+        return self._linear(functional.silu(gate).mul_(up), "down", layer)
 
     def embed(self, tokens: Any) -> Any:
         """Rows of the embedding, each different token read once; (rows, length, hidden)."""
@@ -272,38 +256,48 @@ class Decoder:
         return table[back].to(self.device, self.dtype)
 
     def states(
-        self, tokens: Any, positions: Any, cache: Cache | None = None, observe: Observer | None = None
+        self,
+        tokens: Any,
+        positions: Any,
+        cache: Cache | None = None,
+        observe: Observer | None = None,
+        asked: int | None = None,
     ) -> tuple[Any, Cache]:
         """Run the layers.
 
         Args:
             tokens: (rows, length) token ids.
             positions: (length,) positions of these tokens, ascending.
-            cache: what comes before; None for nothing. It is not changed.
+            cache: what comes before; None for nothing. It is not changed, but for what it says of its ``room``.
             observe: called with each layer's rotated queries and keys (its own, without the cache's).
+            asked: how many of the last tokens' states are wanted, None for all: the last layer makes keys and values
+                only of the others.
 
         Returns:
-            States after the last norm, (rows, length, hidden), and the cache with these tokens in it.
+            States after the last norm, (rows, length or asked, hidden), and the cache with these tokens in it.
         """
         import torch
 
-        past = cache.length if cache else 0
+        cache = cache if cache is not None else Cache()
+        past, length = cache.length, int(tokens.shape[1])
         positions = positions.to(self.device)
         # A cache is only ever that of contiguous positions.
         of = torch.cat((torch.arange(past, device=self.device), positions)) if past else positions
-        x, after = self.embed(tokens), Cache()
-        for layer, rope in enumerate(self.ropes):
+        x, after = self.embed(tokens), Cache(room=cache.room, whole=cache.whole)
+        wanted = [None] * (len(self.ropes) - 1) + [asked]
+        for layer, (rope, few) in enumerate(zip(self.ropes, wanted, strict=True)):
             y = self._norm(x, self._vector("attn_norm", layer))
-            q, k, v = self.queries_and_keys(y, layer, positions)
+            q, k, v = self.queries_and_keys(y, layer, positions, few)
             if observe is not None:
                 observe(layer, q, k)
-            if cache is not None and past:
-                rows = k.shape[0]
-                k = torch.cat((cache.keys[layer].expand(rows, -1, -1, -1), k), 2)
-                v = torch.cat((cache.values[layer].expand(rows, -1, -1, -1), v), 2)
+            k, v = cache.and_(layer, k, v)
             after.keys.append(k)
             after.values.append(v)
-            heads = self._attention(q, k, v, positions, of, rope.window)
+            first = length - q.shape[2]
+            if first == length:
+                return x[:, first:], after
+            x = x[:, first:]
+            heads = self._attention(q, k, v, positions[first:], of, rope.window)
             x = x + self._linear(heads.transpose(1, 2).flatten(-2), "o", layer)
             if self._dense(layer):
                 x = x + self._feed_forward(self._norm(x, self._vector("ffn_norm", layer)), layer)

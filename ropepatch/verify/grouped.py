@@ -19,10 +19,10 @@ class GroupedDecoder(Decoder):
     how: SelfExtend
     _layer = 0
 
-    def queries_and_keys(self, y: Any, layer: int, positions: Any) -> tuple[Any, Any, Any]:
+    def queries_and_keys(self, y: Any, layer: int, positions: Any, asked: int | None = None) -> tuple[Any, Any, Any]:
         """As the decoder makes them; remembers the layer, whose frequencies the attention needs."""
         self._layer = layer
-        return super().queries_and_keys(y, layer, positions)
+        return super().queries_and_keys(y, layer, positions, asked)
 
     def _attention(self, q: Any, k: Any, v: Any, at: Any, of: Any, window: int | None) -> Any:
         inv_freq = self.inv_freq[self._layer]

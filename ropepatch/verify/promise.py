@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ropepatch.errors import InputError
 from ropepatch.frequencies import TOLERANCE, deviation, profile_frequencies
 from ropepatch.methods.base import Method
-from ropepatch.methods.plain import NoScaling
+from ropepatch.methods.none import NoScaling
 from ropepatch.methods.stack import Stack
 from ropepatch.profile import RopeGroup, RopeProfile
 

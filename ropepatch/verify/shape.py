@@ -67,6 +67,10 @@ def read(checkpoint: Checkpoint) -> Shape:
         InputError: it is not of the llama family, or a size is missing or impossible.
     """
     source = checkpoint.profile.source
+    if source.format not in ("gguf", "hf"):
+        raise InputError(
+            f"a forward pass needs a Hugging Face folder or a GGUF file; this is {source.format}", where=checkpoint.ref
+        )
     known = GGUF_ARCHITECTURES if source.format == "gguf" else HF_TYPES
     if source.architecture not in known:
         raise InputError(

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ropepatch import naming
 from ropepatch.errors import InputError
 from ropepatch.verify.promise import FAILED, PASSED, WARNED, Check, outcome
 
@@ -104,14 +103,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
     return value
-
-
-def record_path(ref: str | Path) -> Path:
-    """Where the statement of a checkpoint stands: beside its manifest."""
-    from ropepatch.bundle import bundle_of
-
-    bundle = bundle_of(Path(ref))
-    return bundle.root / (naming.EVIDENCE if bundle.kind == "folder" else bundle.stem + naming.EVIDENCE_SUFFIX)
 
 
 def verify(

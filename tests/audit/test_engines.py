@@ -23,7 +23,7 @@ from ropepatch.audit import completions, statistics
 from ropepatch.audit.result import Audit
 from ropepatch.audit.torch_engine import Model, prefill
 from ropepatch.errors import HubError, UsageError
-from ropepatch.verify.decoder import Cache
+from ropepatch.verify.cache import Cache
 from tests.support.command import ROOT
 from tests.support.command import ropepatch as command
 
@@ -154,8 +154,8 @@ def fixture() -> tuple[dict[str, int], Any]:
         said: list[int] = []
         with torch.inference_mode():
             for _ in range(count):
-                states, _ = prefill(model.first, torch.tensor([prompt + said]), 0, Cache(), 512)
-                said.append(int(model.first.log_probabilities(states[:, -1:]).argmax()))
+                states, _ = prefill(model.first, torch.tensor([prompt + said]), 0, Cache(), 512, 1)
+                said.append(int(model.first.log_probabilities(states).argmax()))
         return [names[token] for token in said]
 
     return words, say

@@ -12,7 +12,7 @@ import pytest
 from ropepatch.cli._completion import SHELLS
 from ropepatch.doctor import rules
 from ropepatch.methods import REGISTRY
-from ropepatch.runtimes import NAMES
+from ropepatch.runtimes import names
 from tests.support.command import ROOT, ropepatch
 
 
@@ -31,7 +31,7 @@ def test_methods_rules_and_runtimes() -> None:
     assert offered("apply", "--method", "yarn+r") == ["plain,yarn+resonance"]
     assert offered("explain", "RP20") == [f"plain,{rule.code}" for rule in rules() if rule.code.startswith("RP20")]
     assert offered("doctor", "x", "--for", "vllm,ll") == ["plain,vllm,llama.cpp"]
-    assert offered("freqs", "x", "--runtime", "") == [f"plain,{name}" for name in NAMES]
+    assert offered("freqs", "x", "--runtime", "") == [f"plain,{name}" for name in names()]
     assert all(item.startswith("plain,vllm@") for item in offered("freqs", "x", "--runtime", "vllm@"))
 
 

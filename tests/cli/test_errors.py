@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import ROOT, Ended, ropepatch
+from tests.support.gguf_split import split
 
 APPLY = ("apply", "--method", "yarn", "--factor", 4)
 
@@ -105,7 +107,7 @@ def test_already_scaled(model: Path) -> None:
         (("apply", "--method", "yran", "--factor", 4), "did you mean 'yarn'?"),
         (("apply", "--method", "yarn+resonanse", "--factor", 4), "did you mean 'resonance'?"),
         (("aply", "--method", "yarn"), "did you mean 'apply'?"),
-        (("explain",), "did you mean"),
+        (("explain",), "did you mean 'yarn'?"),
         (("apply", "--factor", 4), "--method"),
         (("apply", "--method", "yarn"), "--factor or --length"),
         (("apply", "--method", "yarn", "--factor", 0.5), "at least 1"),
@@ -121,6 +123,10 @@ def test_already_scaled(model: Path) -> None:
         ((*APPLY, "--factors", "f.json"), "longrope"),
         (("apply", "--method", "proportional", "--factor", 4), "not applied"),
         (("diff", "--length", 0, "other.gguf"), "--length"),
+        (("freqs", "--length", "4x"), "4k is 4096"),
+        (("plan", "--length", "8k", "--method", "yarn", "--target-gamma", 0.5), "base of theta"),
+        (("apply", "--method", "theta"), "--set rope_theta=VALUE"),
+        (("inspect", "--csv", "--json"), "exclude each other"),
         (("freqs", "--plot", "--json"), "--plot"),
         (("freqs", "--runtime", "vlm"), "vlm"),
     ],
@@ -134,6 +140,14 @@ def test_usage_errors(arguments: tuple[object, ...], expected: str, model: Path)
     assert expected in ended.err
     assert ended.err.count("\n") == 1
     assert list(model.parent.iterdir()) == [model]
+
+
+def test_lengths_in_thousands(model: Path) -> None:
+    """A length may be written as 8k, as 8,192 or as 8192: all are the same context."""
+    found = [ropepatch("freqs", model, "--length", text, "--json") for text in ("8k", "8,192", "8192")]
+
+    assert [one.document["length"] for one in found] == [8192] * 3
+    assert len({one.out for one in found}) == 1
 
 
 def test_patch_for_another_checkpoint(model: Path) -> None:
@@ -156,6 +170,93 @@ def test_record_that_is_none(text: str, model: Path) -> None:
     record.write_text(text)
 
     assert "record.json" in one_line(ropepatch("replay", record, model), 3)
+
+
+@pytest.mark.parametrize("name", ["model-yarn-4x.gguf", "model-yarn-4x.ropepatch.json"])
+def test_output_instead_of_its_manifest(name: str, model: Path) -> None:
+    """An output and its manifest are the same to what reads the manifest, and to what is repeated from it."""
+    shutil.copy(model, sibling := model.with_name("sibling.gguf"))
+    assert ropepatch(*APPLY, model).code == 0
+    record = model.with_name(name)
+
+    assert ropepatch("manifest", "verify", record).code == 0
+    assert ropepatch("replay", record, sibling, "-q").out.strip() == str(model.with_name("sibling-yarn-4x.gguf"))
+    model.with_name("model-yarn-4x.gguf").unlink()
+    assert "model-yarn-4x" in one_line(ropepatch("manifest", "verify", record), 3)
+
+
+@pytest.mark.parametrize("command", ["manifest show", "replay"])
+def test_record_of_what_was_never_patched(command: str, model: Path) -> None:
+    """Where there is no manifest, what writes one is named."""
+    ended = ropepatch(*command.split(), model, *([model] if command == "replay" else []))
+
+    assert "model.ropepatch.json: there is no manifest; apply writes one" in one_line(ended, 3)
+
+
+def test_shards_in_a_folder(model: Path, tmp_path: Path) -> None:
+    """A folder whose GGUF files are the shards of one model names it; several models are listed, each once."""
+    (folder := tmp_path / "folder").mkdir()
+    split(shutil.copy(model, folder / "big.gguf"), 3)
+    (folder / "big.gguf").unlink()
+    (folder / "mmproj-big.gguf").write_bytes(b"another architecture")
+
+    assert ropepatch("inspect", folder, "--json").document["source"]["format"] == "gguf"
+    for name in "abcdef":
+        shutil.copy(model, folder / f"{name}.gguf")
+    message = one_line(ropepatch("inspect", folder), 3)
+    assert (
+        "holds 7 GGUF models; name one: a.gguf, b.gguf, big-00001-of-00003.gguf, c.gguf, d.gguf and 2 more" in message
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "code", "said"),
+    [
+        ("--html", "page.html", 5, "page.html: exists already"),
+        ("--html", "model.gguf", 2, "ends with .html"),
+        ("--png", "model.gguf", 2, "ends with .png"),
+        ("--html", "no/page.html", 3, "no: no such directory"),
+        ("--journal", "model.gguf", 5, "exists already"),
+    ],
+)
+def test_an_audit_writes_over_nothing(option: str, name: str, code: int, said: str, model: Path) -> None:
+    """Where a page or picture cannot go is said before anything is measured, and what is there stays."""
+    (page := model.with_name("page.html")).write_text("a page of somebody's")
+    before = model.read_bytes()
+    ended = ropepatch("audit", model, "--lengths", "2k", "--samples", 1, option, name, cwd=model.parent)
+
+    assert said in one_line(ended, code)
+    assert model.read_bytes() == before
+    assert page.read_text() == "a page of somebody's"
+    assert sorted(model.parent.iterdir()) == sorted([model, page])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("inspect", "--from", "model.gguf"), 3, "model.gguf: is no text"),
+        (("inspect", "--all", "gone"), 3, "gone: no such file"),
+        (("inspect", "--all", "hf://org/repo"), 4, "HF_HUB_OFFLINE forbids"),
+        (("card", "out.gguf", "--audit", "out.ropepatch.json"), 3, "is no audit"),
+        (("card", "out.gguf", "--repo", "bad"), 2, "write org/name"),
+        (("push", "out.gguf", "--to", "bad"), 2, "write org/name"),
+        (("push", "out.gguf", "--to", "me/x"), 4, "me/x: HF_HUB_OFFLINE forbids"),
+        (("manifest", "verify", "out.gguf", "--input", "gone.gguf"), 3, "gone.gguf: no such file"),
+    ],
+)
+def test_what_is_no_input(arguments: tuple[str, ...], code: int, said: str, model: Path) -> None:
+    """A list, an audit, a repository and a base that are none are told from findings, by name."""
+    ropepatch(*APPLY, model, "-o", model.with_name("out.gguf"), "-q")
+
+    assert said in one_line(ropepatch(*arguments, cwd=model.parent, env={"HF_HUB_OFFLINE": "1"}), code)
+
+
+def test_manifest_alone() -> None:
+    """The group's name alone shows what it can do."""
+    ended = ropepatch("manifest")
+
+    assert (ended.code, ended.err) == (0, "")
+    assert "manifest verify model-yarn-4x/" in ended.out
 
 
 def test_revert_needs_the_manifest(model: Path) -> None:
@@ -205,12 +306,12 @@ def test_reader_that_stops_early(model: Path) -> None:
 
 INTERRUPT = """
 import os, signal, sys
-from ropepatch.storage import files
-name, whole = sys.argv.pop(), files.copy_range
+from ropepatch.storage import ranges
+name, whole = sys.argv.pop(), ranges.copy_range
 def slow(*arguments, **options):
     whole(*arguments, **options)
     os.kill(os.getpid(), getattr(signal, name))
-files.copy_range = slow
+ranges.copy_range = slow
 from ropepatch.cli import main
 main(sys.argv[1:])
 """

@@ -12,7 +12,6 @@ import pytest
 from safetensors import safe_open
 
 import ropepatch
-from ropepatch import output
 from ropepatch.dialects import safetensors_file
 from ropepatch.errors import InputError, MethodUnsupported
 from tests.support import shards
@@ -76,7 +75,7 @@ def test_patch_rewrites_config_and_buffer(tmp_path: Path, indent: int | None) ->
     assert (before[:256], before[-256:]) == (after[:256], after[-256:])
     found = ropepatch.open(tmp_path / "out.safetensors").frequencies()["default"].inv_freq
     np.testing.assert_allclose(shards.values(tmp_path / "out.safetensors", NAME), found, rtol=1e-6)
-    restored = output.revert(tmp_path / "out.safetensors", output=tmp_path / "back.safetensors")
+    restored = ropepatch.revert(tmp_path / "out.safetensors", output=tmp_path / "back.safetensors")
     assert restored.read_bytes() == source.read_bytes()
 
 
@@ -100,7 +99,7 @@ def test_in_place_grows_and_comes_back(tmp_path: Path) -> None:
     ropepatch.open(source).patch("yarn", 4.0).write(in_place=True)
     assert len(source.read_bytes()) > len(before)
     assert metadata(source)["note"] == 'ü "quoted" \\ '
-    output.revert(source, in_place=True)
+    ropepatch.revert(source, in_place=True)
     assert source.read_bytes() == before
 
 
@@ -155,7 +154,7 @@ def test_bare_frequencies_take_what_can_be_told_again(tmp_path: Path, method: st
     assert new[0] == (0.25 if method == "linear" else 1.0)
     again = ropepatch.open(tmp_path / "out.safetensors").profile.groups["default"]
     assert again.scaling.name == ("linear" if method == "linear" else "none")
-    restored = output.revert(tmp_path / "out.safetensors", output=tmp_path / "back.safetensors")
+    restored = ropepatch.revert(tmp_path / "out.safetensors", output=tmp_path / "back.safetensors")
     assert restored.read_bytes() == source.read_bytes()
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import ropepatch
-from ropepatch import output
 from ropepatch.errors import AlreadyScaled, InputError, MethodUnsupported, NoRope
 from tests.support import params
 
@@ -136,7 +135,7 @@ def test_chatglm_takes_a_base_as_rope_ratio(tmp_path: Path) -> None:
     assert found == {key: value for key, value in CHATGLM.items() if key != "seq_length"}
     ropepatch.open(path).patch("theta", rope_theta=500000).write(tmp_path / "fifty")
     assert written(tmp_path / "fifty")["rope_ratio"] == 50
-    restored = output.revert(tmp_path / "out", output=tmp_path / "back")
+    restored = ropepatch.revert(tmp_path / "out", output=tmp_path / "back")
     assert (restored / "config.json").read_bytes() == before
 
 

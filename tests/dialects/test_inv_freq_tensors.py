@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import ropepatch
-from ropepatch import output
 from ropepatch.dialects import inv_freq_tensors
 from ropepatch.errors import CheckFailed, InputError
 from ropepatch.verify import structure
@@ -107,7 +106,7 @@ def test_patch_rewrites_the_buffer_and_nothing_else(tmp_path: Path, dtype: str) 
     checks = (manifest.verification or {})["checks"]
     assert any("safetensors reads 1 edits" in check["detail"] for check in checks)
     assert "disagree" not in notes(tmp_path / "out")
-    restored = output.revert(tmp_path / "out", output=tmp_path / "back")
+    restored = ropepatch.revert(tmp_path / "out", output=tmp_path / "back")
     for name in ("config.json", "model.safetensors"):
         assert (restored / name).read_bytes() == (source / name).read_bytes()
 
@@ -127,7 +126,7 @@ def test_in_place_and_back(tmp_path: Path) -> None:
     before = {name: (source / name).read_bytes() for name in ("config.json", "model.safetensors")}
     ropepatch.open(source).patch("linear", 4.0).write(in_place=True)
     np.testing.assert_allclose(shards.values(source / "model.safetensors", BUFFER), plain() / 4, rtol=1e-6)
-    output.revert(source, in_place=True)
+    ropepatch.revert(source, in_place=True)
     assert {name: (source / name).read_bytes() for name in before} == before
 
 
@@ -172,7 +171,7 @@ def test_every_shard_is_rewritten(tmp_path: Path) -> None:
     second = shards.values(tmp_path / "out/model-00002-of-00003.safetensors", SECOND)
     np.testing.assert_allclose(first, wanted, rtol=1e-6)
     np.testing.assert_allclose(second, wanted, rtol=STEP["F16"])
-    restored = output.revert(tmp_path / "out", output=tmp_path / "back")
+    restored = ropepatch.revert(tmp_path / "out", output=tmp_path / "back")
     for path in root.iterdir():
         assert (restored / path.name).read_bytes() == path.read_bytes()
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import ropepatch
-from ropepatch import output
 from ropepatch.errors import InputError, MethodUnsupported
 from ropepatch.methods.base import Spectrum
 from tests.support import params
@@ -157,7 +156,7 @@ def test_llama3_with_the_codes_own_numbers_is_a_switch(tmp_path: Path, extra: di
     ropepatch.open(folder).patch("llama3", 8.0, original=8192).write(tmp_path / "out")
     assert params.read(tmp_path / "out")["use_scaled_rope"] is True
     np.testing.assert_allclose(inv_freq(tmp_path / "out"), llama3_of(8.0), rtol=1e-6)
-    restored = output.revert(tmp_path / "out", output=tmp_path / "back")
+    restored = ropepatch.revert(tmp_path / "out", output=tmp_path / "back")
     assert (restored / "params.json").read_bytes() == before
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import ropepatch
-from ropepatch import output
 from ropepatch.errors import AlreadyScaled, CheckFailed, InputError, MethodUnsupported, UsageError
 from ropepatch.methods.base import Spectrum, yarn_attention
 from tests.support import params
@@ -111,7 +110,7 @@ def test_patch_writes_yarn_in_mistrals_words_and_reverts(tmp_path: Path) -> None
     inv_freq, scale = transformers_of(expected)
     np.testing.assert_allclose(found.inv_freq, inv_freq, rtol=1e-6)
     assert found.attention_scale == pytest.approx(scale, rel=1e-6)
-    restored = output.revert(tmp_path / "out", output=tmp_path / "back")
+    restored = ropepatch.revert(tmp_path / "out", output=tmp_path / "back")
     assert (restored / "params.json").read_bytes() == before
 
 

@@ -156,7 +156,7 @@ def factors(name: str, kind: Any = np.float32, count: int = 16, value: float = 2
 def llama3_factors() -> dict[str, Any]:
     """Divisors that Llama 3's method gives on the file's rotation."""
     from ropepatch.methods.base import Spectrum
-    from ropepatch.methods.by_parts import Llama3
+    from ropepatch.methods.llama3 import Llama3
 
     rope = Spectrum.plain(10000.0, 32, 32)
     return {"rope_freqs.weight": (rope.inv_freq / Llama3(8.0, 8192).apply(rope, None).inv_freq).astype(np.float32)}

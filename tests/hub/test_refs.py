@@ -23,6 +23,14 @@ PLACES = [
     ("hf://models/org/repo@v1", "org/repo", "v1", None),
     ("org/repo", "org/repo", None, None),
     ("org/repo@yarn-128k", "org/repo", "yarn-128k", None),
+    ("https://huggingface.co/org/repo", "org/repo", None, None),
+    ("https://huggingface.co/org/repo/", "org/repo", None, None),
+    ("https://huggingface.co/org/repo?library=transformers", "org/repo", None, None),
+    ("https://huggingface.co/org/repo/tree/main", "org/repo", "main", None),
+    ("https://huggingface.co/org/repo/blob/v1.0/a/b.gguf", "org/repo", "v1.0", "a/b.gguf"),
+    ("https://huggingface.co/org/repo/resolve/main/b.gguf?download=true", "org/repo", "main", "b.gguf"),
+    ("https://huggingface.co/org/repo/blob/refs%2Fpr%2F3/config.json", "org/repo", "refs/pr/3", "config.json"),
+    ("hf.co/org/repo", "org/repo", None, None),
 ]
 
 
@@ -40,7 +48,9 @@ def test_parts(text: str, repo: str, revision: str | None, file: str | None) -> 
 @pytest.mark.parametrize(
     "text",
     ["hf://", "hf://org", "hf://org/", "hf://org/repo@", "hf://org/../x", "hf://org/repo/../../etc", "hf://a b/c",
-     "hf://datasets/org/data", "hf://org/repo@a\\b", "hf://org/repo@refs/pr/1/../x", "hf://org/repo/a//b"],
+     "hf://datasets/org/data", "hf://org/repo@a\\b", "https://huggingface.co/org", "https://huggingface.co/org/repo/discussions/3",
+     "https://huggingface.co/datasets/org/data", "https://huggingface.co/org/repo/tree",
+     "hf://org/repo@refs/pr/1/../x", "hf://org/repo/a//b"],
 )  # fmt: skip
 def test_refused(text: str) -> None:
     """What names nothing, or leaves its repository, is a usage error."""

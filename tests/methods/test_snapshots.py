@@ -9,7 +9,8 @@ import pytest
 
 from ropepatch import methods
 from ropepatch.methods import Method, Spectrum, Target
-from ropepatch.methods.ntk import NtkCritical, ntk_theta
+from ropepatch.methods.ntk import ntk_theta
+from ropepatch.methods.ntk_critical import NtkCritical
 from ropepatch.methods.proportional import Proportional
 from ropepatch.methods.yarn import Yarn, correction_index
 

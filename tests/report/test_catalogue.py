@@ -31,7 +31,7 @@ def spelled(patch: Patch) -> str:
 
 def patched(method: str, path: Path) -> Patch:
     model = ropepatch.open(path)
-    return model.patch(method, None if method in ("none", "theta", "resonance") else 4.0, **SETTINGS.get(method, {}))
+    return model.patch(method, 4.0 if REGISTRY[method].takes_factor() else None, **SETTINGS.get(method, {}))
 
 
 @pytest.mark.parametrize(("kind", "name"), [("gguf", "tiny-llama.gguf"), ("hf", "tiny-llama")])

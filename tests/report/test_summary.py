@@ -8,10 +8,10 @@ import math
 import pytest
 
 from ropepatch.methods import Method
-from ropepatch.methods.by_parts import Llama3
+from ropepatch.methods.dynamic import Dynamic
 from ropepatch.methods.linear import Linear
-from ropepatch.methods.ntk import Dynamic
-from ropepatch.methods.plain import NoScaling
+from ropepatch.methods.llama3 import Llama3
+from ropepatch.methods.none import NoScaling
 from ropepatch.profile import RopeGroup, RopeProfile, Source
 from ropepatch.report import summary
 

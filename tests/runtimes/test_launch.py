@@ -81,7 +81,9 @@ def test_a_scaled_magnitude_forbids_shifting_the_cache() -> None:
     assert set(lines) == {"llama.cpp", "ollama"}
     assert lines["llama.cpp"].text == "llama-server -m model.gguf -c 131072 --no-context-shift"
     assert any("--cache-reuse" in option for option in lines["llama.cpp"].avoid)
-    assert lines["ollama"].text == "FROM ./model.gguf\nPARAMETER num_ctx 65536"
+    assert lines["ollama"].text == (
+        "# Modelfile, for: ollama create model -f Modelfile\nFROM ./model.gguf\nPARAMETER num_ctx 65536"
+    )
 
 
 def test_a_runtime_that_drops_what_the_file_says_has_no_line_either(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def read(folder: Path, config: dict[str, Any], length: int | None = None) -> Rea
 def test_every_recorded_spelling_has_a_document(case: str, tmp_path: Path) -> None:
     """Each of the recorded configs is read by 13 spans of releases, in a short context and in the declared one."""
     found = read(tmp_path, CASES[case])
-    spans = [(name, span.label) for name in runtimes.NAMES for span in runtimes.behaviours(name)]
+    spans = [(name, span.label) for name in runtimes.names() for span in runtimes.behaviours(name)]
     assert [(item.runtime, item.releases) for item in found.readings] == [
         span for span in spans if span[0] not in ("llama.cpp", "ollama")
     ]

@@ -11,7 +11,7 @@ from ropepatch import runtimes
 from ropepatch.errors import UsageError
 
 
-@pytest.mark.parametrize("name", runtimes.NAMES)
+@pytest.mark.parametrize("name", runtimes.names())
 def test_every_runtime_has_behaviours_and_formats(name: str) -> None:
     """Each runtime can be had by name and by each of the releases it lists, oldest first."""
     spans = runtimes.behaviours(name)
@@ -45,7 +45,7 @@ def test_runtimes_are_imported_when_asked_for() -> None:
         "import sys, ropepatch.runtimes as r\n"
         "assert not any(m.startswith('ropepatch.runtimes.') for m in sys.modules)\n"
         "r.predict('transformers', None, {'model_type': 'llama', 'hidden_size': 512, 'num_attention_heads': 4})\n"
-        "assert 'ropepatch.runtimes.vllm' not in sys.modules\n"
+        "assert 'ropepatch.runtimes.engines.vllm' not in sys.modules\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

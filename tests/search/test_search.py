@@ -75,7 +75,7 @@ def test_scores_are_the_plain_decoders(length: int, texts: int, monkeypatch: pyt
 
 def _scaled(model: ropepatch.Checkpoint, name: str) -> ropepatch.RopeProfile:
     """The profile with a method's factors and YaRN's magnitude."""
-    from ropepatch.methods.longrope import Factors
+    from ropepatch.methods.factors import Factors
     from ropepatch.search.heldout import scaled
 
     factors = tuple(closed_form(name, model.profile.groups["default"].spectrum(), 256, 4))

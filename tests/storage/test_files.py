@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ropepatch.errors import InputError, WouldOverwrite
-from ropepatch.storage import files
+from ropepatch.storage import files, ranges
 from ropepatch.storage.splice import Splice, invert
 
 OLD = bytes(range(256)) * 40
@@ -60,13 +60,13 @@ def test_write_spliced_and_back(source: Path, kernel: bool, monkeypatch: pytest.
 
 def test_copies_larger_than_one_request(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ranges are copied piece by piece where the kernel gives less than asked for."""
-    monkeypatch.setattr(files, "CHUNK", 7)
+    monkeypatch.setattr(ranges, "CHUNK", 7)
     files.write_spliced(source, source.with_name("new"), SPLICES)
     assert source.with_name("new").read_bytes() == spliced()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "full"), RuntimeError("bug")])
-@pytest.mark.parametrize("step", ["copy_range", "_write_all", "sync_folder"])
+@pytest.mark.parametrize("step", ["copy_range", "write_all", "sync_folder"])
 def test_nothing_is_left_behind(source: Path, step: str, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     """An interrupt, a full disk or a bug at any step leaves the input alone and no other file behind."""
 
@@ -76,7 +76,7 @@ def test_nothing_is_left_behind(source: Path, step: str, error: BaseException, m
     if step == "sync_folder":  # the last step: the file stands already when it fails
         monkeypatch.setattr(os, "fsync", fail)
     else:
-        monkeypatch.setattr(files, step, fail)
+        monkeypatch.setattr(ranges, step, fail)
     with pytest.raises(type(error)):
         files.write_spliced(source, source.with_name("new"), SPLICES)
     assert names(source) == ["model.bin"]

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 import ropepatch
-from ropepatch import output
 from ropepatch.containers import gguf
 from ropepatch.storage import in_place, journal, kernel
 from ropepatch.storage.splice import Splice
@@ -79,7 +78,7 @@ def test_a_new_file_and_back(disk: Path, place: Path, method: str, monkeypatch: 
         assert sum(shared) > 0.9 * model.stat().st_size
     else:
         assert sum(shared) == 0
-    assert digest(output.revert(place / "out.gguf", output=place / "back.gguf")) == before == digest(model)
+    assert digest(ropepatch.revert(place / "out.gguf", output=place / "back.gguf")) == before == digest(model)
 
 
 @pytest.mark.parametrize("method", ["yarn", "mrrope-pro"])
@@ -97,7 +96,7 @@ def test_in_place_and_back(disk: Path, place: Path, method: str) -> None:
     assert gguf.scan(model).data_offset == start
     assert model.stat().st_ino == inode
     for state in reversed(states):
-        output.revert(model, in_place=True)
+        ropepatch.revert(model, in_place=True)
         assert digest(model) == state
     assert [path.name for path in place.iterdir()] == ["model.gguf"]
 

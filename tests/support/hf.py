@@ -20,13 +20,28 @@ class Rotation:
 
 
 def transformers_logprobs(
-    hf_dir: str | Path, tokens: Sequence[int], positions: Sequence[int] | None = None
+    hf_dir: str | Path,
+    tokens: Sequence[int],
+    positions: Sequence[int] | None = None,
+    *,
+    at: Sequence[int] | None = None,
+    attention: str = "eager",
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Log-probabilities of the next token after each position: shape (positions, vocab), one float32 forward pass.
 
-    `positions` are indices into `tokens` (negative ones count from the end); None means all.
+    `positions` are indices into `tokens` (negative ones count from the end); None means all. `at`: where the tokens
+    stand, if not one after the other. `attention`: transformers' implementation; "sdpa" keeps no matrix of all pairs.
     """
-    return _logprobs(_load(hf_dir), tokens, positions)
+    return _logprobs(_load(hf_dir, attention), tokens, positions, at)
+
+
+def rotation(hf_dir: str | Path, length: int) -> Rotation:
+    """What transformers' own module turns by once it has seen a text of that length."""
+    import torch
+
+    module = _load(hf_dir).model.rotary_emb
+    module(torch.zeros(1, 1, 1), torch.tensor([[length - 1]]))
+    return Rotation(module.inv_freq.double().numpy(), float(module.attention_scaling))
 
 
 class Turned:
@@ -42,11 +57,15 @@ class Turned:
         }
 
     def logprobs(
-        self, tokens: Sequence[int], positions: Sequence[int], rotations: Mapping[str, Rotation]
+        self,
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        rotations: Mapping[str, Rotation],
+        at: Sequence[int] | None = None,
     ) -> np.ndarray[Any, np.dtype[np.float64]]:
         """As `transformers_logprobs`, by `rotations`: by layer type, or `default`."""
         self._turn_by(rotations)
-        return _logprobs(self.model, tokens, positions)
+        return _logprobs(self.model, tokens, positions, at)
 
     def _turn_by(self, rotations: Mapping[str, Rotation]) -> None:
         """Put the frequencies into the rotary modules; each must find its place there, and keep its size."""
@@ -69,22 +88,24 @@ class Turned:
             module.scaling = scaling * softmax_scale
 
 
-def _load(hf_dir: str | Path) -> Any:
+def _load(hf_dir: str | Path, attention: str = "eager") -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
     # Matrices this small cost more to hand to a second thread than to multiply.
     torch.set_num_threads(1)
-    model = AutoModelForCausalLM.from_pretrained(str(hf_dir), dtype=torch.float32, attn_implementation="eager")
+    model = AutoModelForCausalLM.from_pretrained(str(hf_dir), dtype=torch.float32, attn_implementation=attention)
     return model.eval()
 
 
 def _logprobs(
-    model: Any, tokens: Sequence[int], positions: Sequence[int] | None
+    model: Any, tokens: Sequence[int], positions: Sequence[int] | None, at: Sequence[int] | None = None
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
     import torch
 
+    # A mask of ones says that positions with gaps are one text; transformers would take them for several packed ones.
+    placed = {} if at is None else {"position_ids": torch.tensor([list(at)]), "attention_mask": torch.ones(1, len(at))}
     with torch.inference_mode():
-        logits = model(torch.tensor([list(tokens)]), use_cache=False).logits[0]
+        logits = model(torch.tensor([list(tokens)]), use_cache=False, **placed).logits[0]
         logprobs = torch.log_softmax(logits.double(), dim=-1).numpy()
     return logprobs if positions is None else logprobs[list(positions)]

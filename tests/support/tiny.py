@@ -125,6 +125,10 @@ class Family:
             "post_attention_layernorm.weight": norm(spec.hidden),
         }
 
+    def finished(self, spec: ModelSpec, tensors: dict[str, Array]) -> dict[str, Array]:
+        """All weights by transformers name, as they were drawn; for families that need some of them otherwise."""
+        return tensors
+
     def gguf_keys(self, spec: ModelSpec) -> dict[str, Any]:
         """Architecture keys without the `{arch}.` prefix; Python int, float, str, bool and lists of them."""
         return {
@@ -456,6 +460,7 @@ def weights(spec: ModelSpec) -> dict[str, Array]:
     tensors["model.norm.weight"] = norm(spec.hidden)
     if not family.tied:
         tensors["lm_head.weight"] = linear(spec.vocab, spec.hidden, gain=2.0)
+    tensors = family.finished(spec, tensors)
     offset = np.float32(family.norm_offset)
     return {name: value - offset if "norm" in name else value for name, value in tensors.items()}
 

@@ -17,6 +17,7 @@ import transformers
 import ropepatch
 from ropepatch.errors import InputError
 from ropepatch.verify import decoder, shape, weights
+from ropepatch.verify.cache import Cache
 from ropepatch.verify.decoder import Decoder
 from tests.support import tiny
 from tests.support.command import ROOT
@@ -113,6 +114,29 @@ def test_cache_continues_a_prefix() -> None:
         found, _ = model.states(whole[:, 60:], torch.arange(60, 100), cache.cut(60))
 
     torch.testing.assert_close(found, expected[:, 60:], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("case", ["mistral", "phi3", "qwen3"])
+def test_a_cache_with_room_is_written_over(case: str, tmp_path: Path) -> None:
+    """Chunks in place, a second continuation over the first, and only the last states asked for: as the whole text."""
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(case, **{**COMMON, **MODELS[case]})
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "m")
+    model = built(tmp_path / "m", keep=True)
+    texts = torch.tensor(np.random.default_rng(3).integers(3, 96, (2, 2, LENGTH)))
+    texts[1, :, :100] = texts[0, :, :100]
+    with torch.inference_mode():
+        cache = Cache(room=LENGTH)
+        for a, b in ((0, 70), (70, 150)):
+            nothing, cache = model.states(texts[0][:, a:b], torch.arange(a, b), cache, asked=0)
+        assert nothing.shape[1] == 0
+        held = cache.keys[0]
+        found = [model.states(texts[0][:, 150:], torch.arange(150, LENGTH), cache, asked=3)[0]]
+        found.append(model.states(texts[1][:, 100:], torch.arange(100, LENGTH), cache.cut(100), asked=3)[0])
+        expected = [model.states(text, torch.arange(LENGTH))[0][:, -3:] for text in texts]
+
+    assert cache.keys[0].data_ptr() == held.data_ptr() == cache.whole[0][0].data_ptr()
+    torch.testing.assert_close(torch.stack(found), torch.stack(expected), atol=1e-5, rtol=1e-5)
 
 
 def test_quantised_blocks_are_near() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from ropepatch import runtimes
 from ropepatch.dialects.hf_section import CONTEXT_KEYS
 from ropepatch.doctor.base import Hit, rule
 from ropepatch.doctor.effects import effect, grouped
@@ -13,8 +14,6 @@ from ropepatch.doctor.rules.spelling import dotted, kind_of, number
 from ropepatch.doctor.subject import Subject
 from ropepatch.runtimes.config_view import ORIGINAL
 
-#: engines that serve no more than the context that they derive, unless told otherwise
-_CAPPING = ("vllm", "sglang", "tgi", "exllamav3", "exllamav2")
 #: what saved tokenizers have for "no limit"
 _UNLIMITED = 1 << 60
 
@@ -29,7 +28,7 @@ def _capped(subject: Subject, below: float) -> tuple[str, ...]:
     """The capping engines that derive less than ``below`` tokens."""
     found = []
     for spec in subject.scope.specs:
-        context = derived(subject, spec) if spec.partition("@")[0] in _CAPPING else None
+        context = derived(subject, spec) if runtimes.get(spec).caps_context else None
         if context is not None and context < below and not subject.refuses(spec):
             found.append(spec)
     return tuple(found)
@@ -224,7 +223,7 @@ def tokenizer_limit(subject: Subject) -> Iterator[Hit]:
         return
     concerned = tuple(spec for spec in subject.scope.specs if spec.partition("@")[0] == "vllm")
     edits = (subject.put(("model_max_length",), declared, TOKENIZER),)
-    text = f"is {limit:,.0f}, the model declares {declared:,} tokens; vllm takes the smaller one"
+    text = f"the tokenizer's limit is {limit:,.0f}, the model declares {declared:,} tokens; vllm takes the smaller one"
     yield Hit("model_max_length", text, concerned, edits, f"set it to {declared}", file=TOKENIZER)
 
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from ropepatch.containers.gguf import ArrayRef
-from ropepatch.dialects.gguf import ALIASES, SCALING_TYPES
+from ropepatch.dialects.gguf import ALIASES
+from ropepatch.dialects.gguf_scaling import SCALING_TYPES
 from ropepatch.doctor.base import Hit, rule
 from ropepatch.doctor.subject import Subject
 from ropepatch.errors import NoRope, RopepatchError

@@ -8,9 +8,8 @@ from ropepatch.doctor.base import Hit, rule
 from ropepatch.doctor.gguf_view import F32
 from ropepatch.doctor.rules.longrope import usual_magnitude
 from ropepatch.doctor.subject import Subject
-from ropepatch.methods.by_parts import Llama3
-from ropepatch.methods.stack import Stack
-from ropepatch.runtimes import llama_cpp
+from ropepatch.methods.llama3 import Llama3
+from ropepatch.methods.stack import Stack, stages
 from ropepatch.runtimes.llama_cpp_table import FREQS, LONG, SHORT
 
 _GGUF = ("gguf",)
@@ -118,8 +117,7 @@ def in_tensor(subject: Subject) -> Iterator[Hit]:
     if FREQS not in subject.gguf.tensors or subject.profile is None:
         return
     for group in subject.profile.groups.values():
-        stages = llama_cpp.stages(group.scaling)
-        found = next((stage for stage in stages if isinstance(stage, Llama3)), None)
+        found = next((stage for stage in stages(group.scaling) if isinstance(stage, Llama3)), None)
         named = f"llama3 with factor {found.factor:g}" if found is not None else "a list of divisors"
         if group.scaled:
             kind = subject.gguf.kind or "absent"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ropepatch.dialects import hf_families
+from ropepatch.dialects import hf_values
 from ropepatch.dialects.hf_scaling import KEPT_KEYS
 from ropepatch.doctor.base import Hit, rule
 from ropepatch.doctor.effects import effects
@@ -173,7 +173,7 @@ def flat_dict(subject: Subject) -> Iterator[Hit]:
     if not _flat_for_several(subject):
         return
     wrapped: dict[str, Any] = {}
-    for name, default in hf_families.default_dict(subject.section).items():
+    for name, default in hf_values.default_dict(subject.section).items():
         wrapped[name] = dict(new) if name == "full_attention" else default
     edits = (subject.put(subject.at(_PARAMETERS), wrapped),) if "full_attention" in wrapped else ()
     concerned = subject.moved(edits) if edits else subject.deviating()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ropepatch.methods.base import Frequencies, Spectrum, yarn_attention
 from ropepatch.runtimes import config_view, recipes
-from ropepatch.runtimes.base import Behaviour, Engine, Prediction, Source, Version
+from ropepatch.runtimes.base import Behaviour, Order, Prediction, Runtime, Source
 from ropepatch.runtimes.config_view import ORIGINAL, Reader, View
 
 BEHAVIOURS = (Behaviour((0, 3), "0.3", (0, 3, 2)),)
@@ -18,20 +20,30 @@ _READS = {
 Result = tuple[Frequencies, tuple[str, ...], str]
 
 
-class Exllamav2:
+class Exllamav2(Runtime):
     """exllamav2 at a version."""
 
     name = "exllamav2"
     behaviours = BEHAVIOURS
-    reads_formats = ("hf",)
-
-    def __init__(self, version: Version) -> None:
-        self.version = version
-        self.engine = Engine(self.name, version)
+    rank = 90
+    abbreviation = "exl2"
+    caps_context = True
+    from_folder = True
 
     def predict(self, source: Source, length: int | None) -> dict[str, Prediction]:
         """What a model holds that was loaded for ``length`` tokens, or for its declared context."""
         return {name: self._group(view, length) for name, view in config_view.line4(source).items()}
+
+    def launch(self, order: Order, predicted: Mapping[str, Prediction]) -> tuple[str, tuple[str, ...]]:
+        """The program that loads it."""
+        text = [
+            "from exllamav2 import ExLlamaV2, ExLlamaV2Config",
+            f"config = ExLlamaV2Config({order.ref!r})",
+            f"config.max_seq_len = {order.length}",
+            "model = ExLlamaV2(config)",
+        ]
+        alpha = "an alpha value (scale_alpha_value, --rope_alpha): it changes the base on top of what the config says"
+        return "\n".join(text), (alpha,)
 
     def _group(self, view: View, length: int | None) -> Prediction:
         if "type" in view.rope and "rope_type" in view.rope:

@@ -1,4 +1,4 @@
-"""No scaling at all, and a base that is set by hand."""
+"""A base that is set by hand."""
 
 from __future__ import annotations
 
@@ -7,26 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from ropepatch.methods.base import Array, Frequencies, Method, ParameterError, Spectrum
-
-
-@dataclass(frozen=True)
-class NoScaling(Method):
-    """RoPE as the paper has it."""
-
-    name = "none"
-    title = "no scaling"
-    formula = "inv_freq[i] = θ^(-2i/d)"
-    paper = "RoFormer, arXiv 2104.09864"
-    reach = "the trained context"
-    fine_tuning = "none"
-    about = (
-        "The rotation as the model was trained. Asking for it on a scaled checkpoint (with --existing replace) "
-        "takes the scaling out again."
-    )
-
-    def apply(self, rope: Spectrum, length: int | None) -> Frequencies:
-        """The frequencies that came in."""
-        return Frequencies(rope.inv_freq, rope.attention_scale)
 
 
 def rebased(rope: Spectrum, rope_theta: float) -> Array:
@@ -43,6 +23,8 @@ class Theta(Method):
     rope_theta: float
 
     name = "theta"
+    rank = 130
+    written = ("base", "base")
     title = "set the base (ABF)"
     formula = "inv_freq[i] = θ'^(-2i/d)"
     paper = "Effective Long-Context Scaling (ABF), arXiv 2309.16039; base bounds: arXiv 2405.14591"
@@ -59,6 +41,10 @@ class Theta(Method):
     def __post_init__(self) -> None:
         if not self.rope_theta > 1:
             raise ParameterError(f"theta rope_theta must be above 1, not {self.rope_theta:g}")
+
+    def theta(self, rope: Spectrum) -> float:
+        """The base that was set."""
+        return self.rope_theta
 
     def apply(self, rope: Spectrum, length: int | None) -> Frequencies:
         """Plain RoPE at the new base."""

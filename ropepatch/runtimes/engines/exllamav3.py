@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from ropepatch.methods.base import Frequencies, yarn_attention
 from ropepatch.runtimes import config_view, recipes
-from ropepatch.runtimes.base import Behaviour, Engine, Prediction, Source, Version
+from ropepatch.runtimes.base import Behaviour, Engine, Order, Prediction, Runtime, Source
 from ropepatch.runtimes.config_view import ORIGINAL, Reader, View
 
 BEHAVIOURS = (Behaviour((1, 0), "1.x", (1, 4, 1)),)
@@ -29,22 +30,39 @@ _READS = {
 Result = tuple[Frequencies, tuple[str, ...], str]
 
 
-class Exllamav3:
+class Exllamav3(Runtime):
     """exllamav3 at a version."""
 
     name = "exllamav3"
     behaviours = BEHAVIOURS
-    reads_formats = ("hf",)
-
-    def __init__(self, version: Version) -> None:
-        self.version = version
-        self.engine = Engine(self.name, version)
+    rank = 80
+    abbreviation = "exl3"
+    caps_context = True
+    from_folder = True
 
     def predict(self, source: Source, length: int | None) -> dict[str, Prediction]:
         """What a model holds that was loaded for ``length`` tokens, or for its declared context."""
         given = config_view.section_of(source, "4").given
         views = config_view.line4(source)
         return {name: self._group(_either_layout(view, given), length) for name, view in views.items()}
+
+    def launch(self, order: Order, predicted: Mapping[str, Prediction]) -> tuple[str, tuple[str, ...]]:
+        """The program that loads it."""
+        rows = math.ceil(order.length / 256) * 256
+        chosen = any(one.switches == "at load" for one in predicted.values())
+        text = [
+            "from exllamav3 import Cache, Config, Model",
+            f"config = Config.from_directory({order.ref!r})",
+            *([f"config.override_dynamic_seq_len({order.length})"] if chosen and order.length != order.context else []),
+            "model = Model.from_config(config)",
+            f"cache = Cache(model, max_num_tokens={rows})",
+            "model.load()",
+        ]
+        avoid: tuple[str, ...] = ()
+        if order.beyond and not chosen:
+            key = f"max_position_embeddings {order.context}"
+            avoid = (f"a config with {key} for YaRN: its factor follows that key alone",)
+        return "\n".join(text), avoid
 
     def _group(self, view: View, length: int | None) -> Prediction:
         kind = view.rope.get("rope_type", view.rope.get("type")) or "default"

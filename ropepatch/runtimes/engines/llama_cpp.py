@@ -6,41 +6,34 @@ import math
 from collections.abc import Mapping
 
 from ropepatch.frequencies import group_frequencies
-from ropepatch.methods.base import Method
-from ropepatch.methods.longrope import Factors, LongRope
-from ropepatch.methods.stack import Stack
+from ropepatch.methods.factors import Factors
+from ropepatch.methods.longrope import LongRope
+from ropepatch.methods.stack import stages
 from ropepatch.profile import RopeGroup, RopeProfile
-from ropepatch.runtimes.base import Behaviour, Engine, Prediction, Source, Version
-from ropepatch.runtimes.llama_cpp_table import ARCHITECTURES, Row
+from ropepatch.runtimes.base import Behaviour, Engine, Order, Prediction, Runtime, Source, Version
+from ropepatch.runtimes.llama_cpp_table import ARCHITECTURES
 
 BEHAVIOURS = (Behaviour((0,), "since December 2025", (0, 6, 0)),)
 #: a context is allocated in multiples of this many tokens
 PADDING = 256
-_MAGNITUDE = "the magnitude is not 1: context shift, cache reuse and self-extend would apply it to the keys again"
+#: what a context with an attention factor must not do
+SHIFTS = "a context shift, cache reuse or self-extend multiplies the cached keys by the attention factor again"
 
 
-def reads(architecture: str) -> Row | None:
-    """What llama.cpp reads for an architecture; None when it does not know it."""
-    return ARCHITECTURES.get(architecture)
-
-
-def architectures_with_factors() -> list[str]:
-    """The architectures whose graph uses per-pair factor tensors."""
-    return sorted(name for name, row in ARCHITECTURES.items() if row.factors in ("F", "L", "Fc"))
-
-
-class LlamaCpp:
+class LlamaCpp(Runtime):
     """llama.cpp; the lifted profile of a GGUF is what it reads, this adds what it does with it."""
 
     name = "llama.cpp"
     behaviours = BEHAVIOURS
+    rank = 50
+    avoided = (SHIFTS,)
     reads_formats = ("gguf",)
 
     def __init__(
         self, version: Version, engine: Engine | None = None, aliases: Mapping[str, str] | None = None
     ) -> None:
-        self.version = version
-        self.engine = engine or Engine(self.name, version)
+        super().__init__(version)
+        self.engine = engine or self.engine
         self.aliases = aliases or {}
 
     def predict(self, source: Source, length: int | None) -> dict[str, Prediction]:
@@ -49,15 +42,25 @@ class LlamaCpp:
         if profile is None or profile.source.format != "gguf":
             raise self.engine.rejects("reads GGUF files", source.where, "convert it with convert_hf_to_gguf.py")
         profile = profile.read_by.get(self.engine.name, profile)
-        row = reads(self.aliases.get(profile.source.architecture, profile.source.architecture))
+        architecture = profile.source.architecture
+        row = ARCHITECTURES.get(self.aliases.get(architecture, architecture))
         if row is None:
-            raise self.engine.rejects(f"does not know the architecture {profile.source.architecture!r}", source.where)
+            raise self.engine.rejects(f"does not know the architecture {architecture!r}", source.where)
         missing = next((note for note in profile.notes if "will refuse the file" in note), None)
         if missing is not None:
             raise self.engine.rejects(f"refuses the file: {missing}", source.where)
         allocated = self.allocated(profile, length)
         ignored = tuple(profile.unrecognised)
         return {name: self._group(profile, group, allocated, ignored) for name, group in profile.groups.items()}
+
+    def launch(self, order: Order, predicted: Mapping[str, Prediction]) -> tuple[str, tuple[str, ...]]:
+        """The command that serves it."""
+        command = f"llama-server -m {order.quoted} -c {order.length}"
+        flags = "--rope-scaling, --rope-scale, --rope-freq-base: flags win over what the file says"
+        if not order.magnitude:
+            return command, (flags,)
+        shifts = "--context-shift, --cache-reuse, --grp-attn-n: cached keys get the attention factor a second time"
+        return f"{command} --no-context-shift", (flags, shifts)
 
     def allocated(self, profile: RopeProfile, length: int | None) -> int | None:
         """``n_ctx_seq``: the asked length, or the file's, padded."""
@@ -71,7 +74,7 @@ class LlamaCpp:
         scale = result.attention_scale
         notes: list[str] = []
         if not math.isclose(scale, 1.0, rel_tol=1e-9):
-            notes.append(_MAGNITUDE)
+            notes.append(SHIFTS)
         switched = any(isinstance(stage, (LongRope, Factors)) and not stage.static for stage in stages(group.scaling))
         if switched:
             notes.append(f"one list for all sequences, chosen by the allocated context ({allocated} tokens)")
@@ -79,8 +82,3 @@ class LlamaCpp:
         if allocated and declared and allocated > math.ceil(declared / PADDING) * PADDING:
             notes.append(f"llama-server gives each slot no more than context_length {declared}")
         return Prediction(result.inv_freq, scale, declared, ignored, tuple(notes), "at load" if switched else "never")
-
-
-def stages(scaling: Method) -> tuple[Method, ...]:
-    """The methods on top of each other."""
-    return scaling.stages if isinstance(scaling, Stack) else (scaling,)

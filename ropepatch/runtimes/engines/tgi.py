@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ropepatch.methods.base import Frequencies
 from ropepatch.runtimes import config_view, recipes
-from ropepatch.runtimes.base import Behaviour, Engine, Prediction, Source, Version
+from ropepatch.runtimes.base import Behaviour, Engine, Order, Prediction, Runtime, Source
 from ropepatch.runtimes.config_view import ORIGINAL, Reader, View
 
 BEHAVIOURS = (Behaviour((3, 0), "3.x", (3, 3, 7)),)
@@ -25,20 +25,24 @@ _READS = {
 Result = tuple[Frequencies, tuple[str, ...], str]
 
 
-class Tgi:
+class Tgi(Runtime):
     """TGI at a version."""
 
     name = "tgi"
     behaviours = BEHAVIOURS
-    reads_formats = ("hf",)
-
-    def __init__(self, version: Version) -> None:
-        self.version = version
-        self.engine = Engine(self.name, version)
+    rank = 40
+    caps_context = True
 
     def predict(self, source: Source, length: int | None) -> dict[str, Prediction]:
         """What position ``length - 1`` is rotated by; ROPE_SCALING and ROPE_FACTOR in the environment replace all."""
         return {name: self._group(view, length) for name, view in config_view.line4(source).items()}
+
+    def launch(self, order: Order, predicted: Mapping[str, Prediction]) -> tuple[str, tuple[str, ...]]:
+        """The command that serves it."""
+        prompt = max(1, order.length - 1024) if order.length > 2048 else order.length - 1
+        limits = f"--max-input-tokens {prompt} --max-total-tokens {order.length}"
+        avoid = ("ROPE_SCALING and ROPE_FACTOR: they replace what the config says",)
+        return f"text-generation-launcher --model-id {order.quoted} {limits}", avoid
 
     def _group(self, view: View, length: int | None) -> Prediction:
         kind = self._kind(view)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ropepatch.methods.base import Frequencies
 from ropepatch.runtimes import config_view, recipes
-from ropepatch.runtimes.base import Behaviour, Engine, Prediction, Source, Version
+from ropepatch.runtimes.base import Behaviour, Engine, Order, Prediction, Runtime, Source
 from ropepatch.runtimes.config_view import ORIGINAL, Reader, View
 
 BEHAVIOURS = (Behaviour((0, 32), "0.32", (0, 32, 2)),)
@@ -57,22 +57,24 @@ _ALIASES = {"deepseek_yarn": "yarn", "telechat3-yarn": "yarn"}
 Result = tuple[Frequencies, tuple[str, ...], str]
 
 
-class MlxLm:
+class MlxLm(Runtime):
     """mlx-lm at a version."""
 
     name = "mlx-lm"
     behaviours = BEHAVIOURS
-    reads_formats = ("hf",)
-
-    def __init__(self, version: Version) -> None:
-        self.version = version
-        self.engine = Engine(self.name, version)
+    rank = 70
+    abbreviation = "mlx"
 
     def predict(self, source: Source, length: int | None) -> dict[str, Prediction]:
         """What a call at offset ``length`` computes."""
         given = config_view.section_of(source, "4").given
         views = config_view.line4(source)
         return {name: self._group(self._layout(view, given), length) for name, view in views.items()}
+
+    def launch(self, order: Order, predicted: Mapping[str, Prediction]) -> tuple[str, tuple[str, ...]]:
+        """The command that serves it."""
+        avoid = (f"--max-kv-size below {order.length}: the cache would drop what came first",)
+        return f"mlx_lm.server --model {order.quoted}", avoid
 
     def _layout(self, view: View, given: Mapping[str, Any]) -> View:
         """The base and dict that this model's ``ModelArgs`` end up with."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from ropepatch.errors import InputError
 from ropepatch.methods.base import Frequencies, yarn_attention
-from ropepatch.methods.plain import rebased
+from ropepatch.methods.theta import rebased
 from ropepatch.runtimes import config_view, line5, recipes
-from ropepatch.runtimes.base import Behaviour, Engine, Prediction, Source, Version
+from ropepatch.runtimes.base import Behaviour, Engine, Order, Prediction, Runtime, Source, Version
 from ropepatch.runtimes.config_view import ORIGINAL, Reader, View
 
 BEHAVIOURS = (
@@ -37,16 +37,13 @@ _READS = {
 }
 
 
-class Vllm:
+class Vllm(Runtime):
     """vLLM at a version."""
 
     name = "vllm"
     behaviours = BEHAVIOURS
-    reads_formats = ("hf",)
-
-    def __init__(self, version: Version) -> None:
-        self.version = version
-        self.engine = Engine(self.name, version)
+    rank = 20
+    caps_context = True
 
     def predict(self, source: Source, length: int | None) -> dict[str, Prediction]:
         """What the cos/sin table holds of a server that was started for ``length`` tokens."""
@@ -55,6 +52,21 @@ class Vllm:
         else:
             views = line5.line5(source, self.engine)
         return {name: self._group(self._typed(view), length) for name, view in views.items()}
+
+    def launch(self, order: Order, predicted: Mapping[str, Prediction]) -> tuple[str, tuple[str, ...]]:
+        """The command that serves it."""
+        command = f"vllm serve {order.quoted} --max-model-len {order.length}"
+        if order.rope is not None:
+            command += f" --hf-overrides {order.quoted_override}"
+        elif order.beyond:
+            command = f"VLLM_ALLOW_LONG_MAX_MODEL_LEN=1 {command}"
+        avoid = [
+            "--rope-scaling and --rope-theta: gone since 0.11.1",
+            "an override of rope_parameters without rope_theta",
+        ]
+        if order.path:
+            avoid.append(f"an override beside {'.'.join(order.path)}: it never reaches the text model")
+        return command, tuple(avoid)
 
     def _typed(self, view: View) -> View:
         """``patch_legacy_rope_type``: two names that disagree are an error, old names are replaced."""

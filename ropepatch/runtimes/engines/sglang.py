@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ropepatch.methods.base import Frequencies, yarn_attention
 from ropepatch.runtimes import line5, recipes
-from ropepatch.runtimes.base import Behaviour, Engine, Prediction, Source, Version
+from ropepatch.runtimes.base import Behaviour, Engine, Order, Prediction, Runtime, Source
 from ropepatch.runtimes.config_view import ORIGINAL, Reader, View
-from ropepatch.runtimes.vllm import DEEPSEEK, fixed_dynamic, phi3_longrope, reject_whole_factor
+from ropepatch.runtimes.engines.vllm import DEEPSEEK, fixed_dynamic, phi3_longrope, reject_whole_factor
 
 BEHAVIOURS = (Behaviour((0, 5), "0.5", (0, 5, 23)),)
 _LENGTH_KEYS = ("max_sequence_length", "seq_length", "max_seq_len", "model_max_length", "max_position_embeddings")
@@ -29,21 +29,27 @@ _READS = {
 Result = tuple[Frequencies, tuple[str, ...], str]
 
 
-class Sglang:
+class Sglang(Runtime):
     """SGLang at a version."""
 
     name = "sglang"
     behaviours = BEHAVIOURS
-    reads_formats = ("hf",)
-
-    def __init__(self, version: Version) -> None:
-        self.version = version
-        self.engine = Engine(self.name, version)
+    rank = 30
+    caps_context = True
 
     def predict(self, source: Source, length: int | None) -> dict[str, Prediction]:
         """What a batch whose longest position is ``length`` is rotated by."""
         views = line5.line5(source, self.engine)
         return {name: self._group(view, length) for name, view in views.items()}
+
+    def launch(self, order: Order, predicted: Mapping[str, Prediction]) -> tuple[str, tuple[str, ...]]:
+        """The command that serves it."""
+        command = f"python -m sglang.launch_server --model-path {order.quoted} --context-length {order.length}"
+        if order.rope is not None:
+            command += f" --json-model-override-args {order.quoted_override}"
+        elif order.beyond:
+            command = f"SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1 {command}"
+        return command, ()
 
     def _group(self, view: View, length: int | None) -> Prediction:
         kind = view.kind or "default"

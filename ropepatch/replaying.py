@@ -1,0 +1,130 @@
+"""The same patch for a sibling: another quantisation, another copy, or (when it is forced) another model."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ropepatch import checkpoint, naming
+from ropepatch.dialects.base import Lowering
+from ropepatch.errors import InputError
+from ropepatch.manifest import Manifest
+from ropepatch.methods.base import Method, ParameterError
+from ropepatch.methods.stack import Stack
+from ropepatch.patch import Patch
+from ropepatch.profile import RopeProfile
+
+
+def replay(record: Manifest | Patch, ref: str, *, force: bool = False) -> Patch:
+    """The same change for a sibling checkpoint (another quantisation, another copy); nothing is written.
+
+    Args:
+        record: a manifest, or a patch.
+        ref: the sibling.
+        force: also for another model: the method with its parameters is put in force there, by edits of its own.
+
+    Raises:
+        InputError: it is of another format, or another model and ``force`` is off.
+    """
+    patch = record.patch if isinstance(record, Manifest) else record
+    model = checkpoint.open(ref)
+    before = model.profile
+    if before.source.format != patch.before.source.format:
+        raise InputError(
+            f"is {before.source.format}, the patch is for {patch.before.source.format}",
+            where=ref,
+            hint=f"use apply --method {patch.method}",
+        )
+    other = _otherness(before, patch.before)
+    if other and force:
+        return _anew(patch, model)
+    if other:
+        raise InputError(
+            f"is another model than the one that the patch was made for: {other}",
+            where=ref,
+            hint=f"--force puts {patch.method} with the same parameters in force here; ropepatch diff compares the two",
+        )
+    edits = tuple(patch.edits)
+    if before.source.format == "gguf":
+        edits = tuple(dataclasses.replace(edit, file=_counterpart(edit.file, model)) for edit in edits)
+    after = dataclasses.replace(patch.after, source=before.source, notes=before.notes)
+    return dataclasses.replace(patch, ref=model.ref, edits=edits, before=before, after=after, root=model.dialect.root)
+
+
+def _counterpart(name: str, model: checkpoint.Checkpoint) -> str:
+    """The sibling's file that corresponds to an edited one: the shard of the same number, else the first file."""
+    own = [path.name for path in model.dialect.files()]
+    match = naming.SHARD.match(name)
+    number = int(match["number"]) if match else 1
+    return own[number - 1] if number <= len(own) else own[0]
+
+
+def _otherness(found: RopeProfile, wanted: RopeProfile) -> str | None:
+    """In what a checkpoint differs from the one that a patch starts from; None where it does not."""
+    pairs: list[tuple[str, Any, Any]] = [
+        ("architecture", found.source.architecture, wanted.source.architecture),
+        ("trained context", found.trained_context, wanted.trained_context),
+        ("declared context", found.declared_context, wanted.declared_context),
+        ("rope groups", sorted(found.groups), sorted(wanted.groups)),
+    ]
+    for name in sorted(set(found.groups) & set(wanted.groups)):
+        mine, theirs = found.groups[name], wanted.groups[name]
+        pairs += [
+            (f"{name}.{item.name}", getattr(mine, item.name), getattr(theirs, item.name))
+            for item in dataclasses.fields(mine)
+        ]
+    different = [(name, mine, theirs) for name, mine, theirs in pairs if mine != theirs]
+    if not different:
+        return None
+    name, mine, theirs = different[0]
+    more = f" (and {len(different) - 1} more)" if len(different) > 1 else ""
+    return f"{name} is {_in_short(mine)}, there it is {_in_short(theirs)}{more}"
+
+
+def _in_short(value: Any) -> str:
+    from ropepatch.report.text import short
+
+    return short(value.to_json() if hasattr(value, "to_json") else value, 60)
+
+
+def _anew(patch: Patch, model: checkpoint.Checkpoint) -> Patch:
+    """The patch's methods in a checkpoint of the same rope groups that is otherwise another one."""
+    before = model.profile
+    if set(before.groups) != set(patch.after.groups):
+        raise InputError(
+            f"has the rope groups {', '.join(before.groups)}, the patch is for {', '.join(patch.after.groups)}",
+            where=model.ref,
+            hint=f"use apply --method {patch.method}",
+        )
+    trained = before.trained_context or before.declared_context
+    groups = {
+        name: dataclasses.replace(group, scaling=_counted_from(patch.after.groups[name].scaling, trained), factors=None)
+        if patch.after.groups[name].scaling != patch.before.groups[name].scaling
+        else group
+        for name, group in before.groups.items()
+    }
+    longer = round(patch.factor * trained) if patch.factor and trained else patch.after.declared_context
+    after = dataclasses.replace(before, groups=groups, trained_context=trained, declared_context=longer)
+    try:
+        edits, notes = model.dialect.lower(before, after, Lowering())
+    except ParameterError as error:
+        raise InputError(f"cannot take the patch: {error}", where=model.ref) from None
+    return dataclasses.replace(
+        patch,
+        ref=model.ref,
+        edits=tuple(edits),
+        before=before,
+        after=after,
+        notes=(*notes, "made anew for another model than the one that the manifest is of"),
+        root=model.dialect.root,
+    )
+
+
+def _counted_from(scaling: Method, trained: int | None) -> Method:
+    """A method with its parameters, counting from another original context."""
+    if isinstance(scaling, Stack):
+        return Stack(tuple(_counted_from(stage, trained) for stage in scaling.stages))
+    if trained is None or "original_max_position_embeddings" not in {item.name for item in dataclasses.fields(scaling)}:
+        return scaling
+    changed: Any = {"original_max_position_embeddings": trained}
+    return dataclasses.replace(scaling, **changed)
