@@ -57,7 +57,7 @@ def find(ref: str | Path) -> Located:
         InputError: there is no such output, or no manifest.
         HubError: it is on the Hub and cannot be had.
     """
-    found = files_of(ref)
+    found = files_of(ref if isinstance(ref, str) and refs.is_remote(ref) else described(Path(ref)))
     if found.listed:
         bring(found.files.manifest)
     elif not found.files.manifest.exists() and found.files.kind != "folder":
@@ -68,7 +68,13 @@ def find(ref: str | Path) -> Located:
     for name in record.subjects:  # edits are read back from small files
         if name in found.listed and name not in found.recorded:
             bring(found.files.path(name))
-    return Located(ref=found.ref, files=found.files, recorded=found.recorded, listed=found.listed, record=record)
+    return Located(
+        ref=found.ref if found.listed else str(ref),
+        files=found.files,
+        recorded=found.recorded,
+        listed=found.listed,
+        record=record,
+    )
 
 
 def files_of(ref: str | Path) -> Found:
@@ -83,7 +89,7 @@ def files_of(ref: str | Path) -> Found:
     path = Path(ref)
     if not path.exists():
         raise InputError("no such file or directory", where=str(ref))
-    return Found(ref=str(ref), files=bundle.bundle_of(described(path)))
+    return Found(ref=str(ref), files=bundle.bundle_of(path))
 
 
 def described(path: Path) -> Path:

@@ -18,8 +18,6 @@ def read(path: str) -> Manifest | Patch:
         HubError: it is on the Hub and cannot be had.
     """
     from ropepatch import located, manifest, patch
-    from ropepatch.containers import json_text
-    from ropepatch.errors import InputError
     from ropepatch.hub import refs
 
     if refs.is_remote(path):
@@ -28,7 +26,10 @@ def read(path: str) -> Manifest | Patch:
         from ropepatch.hub import mirror
 
         path = str(mirror.small(path))
-    elif Path(path).is_dir() or Path(path).suffix in (".gguf", ".safetensors"):
+    from ropepatch.containers import json_text
+    from ropepatch.errors import InputError
+
+    if Path(path).is_dir() or Path(path).suffix in (".gguf", ".safetensors"):
         return located.find(Path(path)).record
     if not Path(path).exists():
         raise InputError("no such file or directory", where=path)

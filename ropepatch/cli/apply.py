@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ropepatch.cli import _many
+from ropepatch.cli import _many, _shown
 from ropepatch.cli._options import examples, standard
 from ropepatch.cli._output import Output
 from ropepatch.cli._writing import WritingCommand, examined, finish, recovered, runtimes_option, writing_options
@@ -132,7 +132,6 @@ def _publish(
     out: Output, patch: Patch, findings: Sequence[Finding], writing: dict[str, Any], publishing: dict[str, Any]
 ) -> None:
     from ropepatch.cli import push
-    from ropepatch.cli._writing import tell
     from ropepatch.errors import UsageError
     from ropepatch.hub import client
 
@@ -152,7 +151,7 @@ def _publish(
     push.show(out, found)
     for note in () if out.json else patch.notes:
         out.note(note)
-    tell(out, findings, f"hf://{found.repo}{f'@{found.revision}' if found.revision else ''}")
+    _shown.findings(out, findings, f"hf://{found.repo}{f'@{found.revision}' if found.revision else ''}")
 
 
 def _patch(refs: Sequence[str], options: dict[str, Any]) -> Patch:

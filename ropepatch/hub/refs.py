@@ -99,6 +99,18 @@ def parse(ref: str) -> HubRef:
     return HubRef(f"{org}/{name}", revision or None, file or None)
 
 
+def _of_page(ref: str, path: str) -> HubRef:
+    """What a browser shows at an address: ``org/repo``, ``org/repo/tree/main``, ``org/repo/blob/main/model.gguf``."""
+    parts = re.split(r"[?#]", path, maxsplit=1)[0].strip("/").split("/")
+    if len(parts) < 2 or (len(parts) > 2 and (parts[2] not in _VIEWS or len(parts) < 4)):
+        raise _malformed(ref)
+    revision = f"@{parts[3]}" if len(parts) > 3 else ""
+    try:
+        return parse("/".join((f"{SCHEME}{parts[0]}/{parts[1]}{revision}", *parts[4:])))
+    except UsageError:
+        raise _malformed(ref) from None
+
+
 def refuse(ref: object, doing: str) -> None:
     """Refuse a place on the Hub where files have to be here.
 
@@ -112,18 +124,6 @@ def refuse(ref: object, doing: str) -> None:
             f"{place} is on the Hub, and {doing} works on files that are here",
             hint=f"hf download {place.repo} --local-dir {place.repo.rsplit('/', 1)[-1]}",
         )
-
-
-def _of_page(ref: str, path: str) -> HubRef:
-    """What a browser shows at an address: ``org/repo``, ``org/repo/tree/main``, ``org/repo/blob/main/model.gguf``."""
-    parts = re.split(r"[?#]", path, maxsplit=1)[0].strip("/").split("/")
-    if len(parts) < 2 or (len(parts) > 2 and (parts[2] not in _VIEWS or len(parts) < 4)):
-        raise _malformed(ref)
-    revision = f"@{parts[3]}" if len(parts) > 3 else ""
-    try:
-        return parse("/".join((f"{SCHEME}{parts[0]}/{parts[1]}{revision}", *parts[4:])))
-    except UsageError:
-        raise _malformed(ref) from None
 
 
 def repo_name(text: str) -> str:

@@ -325,6 +325,22 @@ def told(document: Any) -> list[tuple[Any, ...]]:
     return [(c["variant"], c["task"], c["length"], c["depth"], c["hits"]) for c in document["cells"]]
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("engine", ["torch", "transformers"])
+def test_cuda(engine: str) -> None:
+    """On a CUDA device, in chunks behind shared prefixes, cells are those of the CPU."""
+    asked = {**SMALL, "task": ("passkey", "multikey"), "methods": ("yarn",), "factor": 4, "lengths": (256, 4096)}
+    here, there = (ropepatch.audit(FIXTURE, engine=engine, **{**asked, "device": name}) for name in ("cpu", "cuda"))
+
+    assert there.environment["device"] == "cuda"
+    for mine, theirs in zip(there.cells, here.cells, strict=True):
+        assert mine["status"] == "measured", mine
+        assert abs(mine["log_probability"] - theirs["log_probability"]) < 0.05
+    same = [mine["hits"] == theirs["hits"] for mine, theirs in zip(there.cells, here.cells, strict=True)]
+    assert sum(same) >= 0.9 * len(same)
+
+
 # ---- the command ----------------------------------------------------------------------------------------------------
 
 SHORT = ("audit", FIXTURE, "--lengths", "256", "--samples", 2, "--depths", "0.2,0.8", "--alphabet", LETTERS)
