@@ -89,6 +89,13 @@ def test_the_edges_of_a_magnitude(code: str, broken: bool, members: dict[str, fl
     assert bool(of(code, doctor(path))) == broken
 
 
+@pytest.mark.parametrize(("engine", "severity"), [("vllm", "warning"), ("exllamav3", "error")])
+def test_a_short_context_is_an_error_where_the_scaling_is_lost(engine: str, severity: str, tmp_path: Path) -> None:
+    """Who serves fewer tokens than the scaling reaches has a context to raise; who turns the scaling off is wrong."""
+    path = write_hf(tmp_path, scaled(YARN, max_position_embeddings=8192))
+    assert [one.severity for one in of("RP201", doctor(path, engine))] == [severity]
+
+
 def test_phi_3_keeps_its_original_context_at_the_top_alone(tmp_path: Path) -> None:
     """A copy of it in the dict, which transformers 4's class refuses, is found and taken out; the one above stays."""
     lists = {"type": "longrope", **PHI_LISTS, "original_max_position_embeddings": 4096}
