@@ -41,6 +41,15 @@ def test_releases_before_0_30_of_vllm_derive_four_times_the_context() -> None:
     assert runtimes.predict("vllm@0.30", None, QWEN)["default"].context == 32768
 
 
+def test_gemma_3_s_context_is_not_multiplied_in_vllm() -> None:
+    """vLLM multiplies the context of a linear config by its factor, but leaves Gemma 3's as it is declared."""
+    linear = {"rope_type": "linear", "factor": 8.0}
+    sizes = {"hidden_size": 512, "num_attention_heads": 4, "head_dim": 128, "num_hidden_layers": 6}
+    for model_type, wanted in (("llama", 65536), ("gemma3_text", 8192)):
+        config = {"model_type": model_type, "max_position_embeddings": 8192, "rope_scaling": linear, **sizes}
+        assert {one.context for one in runtimes.predict("vllm", None, config).values()} == {wanted}
+
+
 def test_a_refusal_has_a_reason_and_the_others_are_still_compared() -> None:
     """Where the reference refuses, the rest is compared with the first runtime that computes."""
     found = rows(CASES["longrope_su_legacy"])
