@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ropepatch.methods.base import Array, Frequencies, Method
@@ -50,13 +52,17 @@ def ratios(a: Array, b: Array) -> Array:
 
 
 def deviation(a: Frequencies, b: Frequencies) -> float:
-    """The largest relative difference in any frequency or in the attention scale; infinity when shapes differ."""
+    """The largest relative difference in any frequency or in the attention scale.
+
+    Infinity when shapes differ, or where something is not a number, which ``max`` would lose.
+    """
     if a.inv_freq.shape != b.inv_freq.shape:
-        return float("inf")
+        return math.inf
     pairs = float(np.max(np.abs(ratios(a.inv_freq, b.inv_freq) - 1.0), initial=0.0))
     if b.attention_scale == 0:
-        return pairs if a.attention_scale == 0 else float("inf")
-    return max(pairs, abs(a.attention_scale / b.attention_scale - 1.0))
+        return pairs if a.attention_scale == 0 and not math.isnan(pairs) else math.inf
+    worst = float(np.max([pairs, abs(a.attention_scale / b.attention_scale - 1.0)]))
+    return math.inf if math.isnan(worst) else worst
 
 
 def plain_base(made: Frequencies) -> float | None:

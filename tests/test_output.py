@@ -251,13 +251,13 @@ def test_a_changed_weight_shows_in_the_digests(gguf_file: Path, monkeypatch: pyt
 def test_impossible_choices_are_usage_errors(gguf_file: Path) -> None:
     """Unknown words are refused with the known ones."""
     patch = ropepatch.open(gguf_file).patch("yarn", 4.0)
-    for options in (
-        {"weights": "move"},
-        {"digest": "half"},
-        {"in_place": True, "output": "x.gguf"},
-        {"in_place": True, "sync": False},
+    for options, said in (
+        ({"weights": "move"}, "link, copy, none"),
+        ({"digest": "half"}, "none, header, full"),
+        ({"in_place": True, "output": "x.gguf"}, "output"),
+        ({"in_place": True, "sync": False}, "sync"),
     ):
-        with pytest.raises(UsageError):
+        with pytest.raises(UsageError, match=said):
             patch.write(**options)
     assert [p.name for p in gguf_file.parent.iterdir()] == ["model.gguf"]
 

@@ -75,7 +75,10 @@ def translated(error: BaseException) -> RopepatchError:
     if isinstance(error, OSError):
         name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else None
         kind = WouldOverwrite if isinstance(error, FileExistsError) else InputError
-        return kind((error.strerror or str(error) or "the system refused").lower(), where=name)
+        what = (error.strerror or str(error) or "the system refused").lower()
+        if isinstance(error, PermissionError) and name is not None and os.path.isdir(name):
+            what = f"nothing can be written there: {what}"
+        return kind(what, where=name)
     if _is_parameter_error(error):
         return InputError(str(error))
     return _Internal(

@@ -48,7 +48,7 @@ def command(
 
         out.show(*diff_tables.difference(result))
         for line in diff_words.told(result):
-            out.line(line)
+            out.sentence(line)
         for side in () if result.equivalent else result.sides:
             if side.spec is not None and not side.as_written and side.readable:
                 ref = shlex.quote(side.profile.source.ref)
@@ -67,5 +67,5 @@ def _across(out: Output, ref: str, length: int | None) -> int:
         from ropepatch.report import runtime_tables
 
         out.show(runtime_tables.readings_table(found), "")
-        out.line(found.sentence())
+        out.sentence(found.sentence())
     return 0 if found.same else 1

@@ -61,7 +61,12 @@ def show(out: Output, ref: str) -> None:
 
 def _read(ref: str) -> tuple[Manifest, Path]:
     from ropepatch import located, manifest
+    from ropepatch.hub import refs
 
+    if refs.is_remote(ref) and ref.endswith(".json"):
+        from ropepatch.hub import mirror
+
+        return manifest.read(mirror.small(ref)), Path(ref)
     path = Path(ref)
     if path.is_file() and path.suffix == ".json" and path.name != "config.json":
         return manifest.read(path), path

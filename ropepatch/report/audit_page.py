@@ -31,8 +31,8 @@ def page(result: Audit) -> str:
     name = clean(result.ref).rstrip("/").rsplit("/", 1)[-1]
     engine = ", ".join(str(result.environment[key]) for key in ("engine", "device", "dtype"))
     about = (
-        f"Trained on {result.trained:,} tokens; {result.samples} texts in each cell; {engine}; seed {result.seed}. "
-        "Point at a cell for its interval."
+        f"Trained on {result.trained:,} tokens; right answers of {result.samples} by length and depth; {engine}; "
+        f"seed {result.seed}. Point at a cell for its interval."
     )
     body = [_STYLE, f"<h1>{_safe(name)}: what it still finds</h1>", f"<p>{_safe(about)}</p>"]
     if result.interrupted:

@@ -184,6 +184,25 @@ def test_one_list_of_factors_on_llama_is_static(tmp_path: Path) -> None:
     assert distance(computed((folder, file), "llama"), unpatched("llama")).min() > DIFFER
 
 
+def test_lists_that_the_new_method_does_not_use_are_still_looked_for(tmp_path: Path) -> None:
+    """NTK in place of LongRoPE on llama leaves tensors of ones: a type without them would make the load fail."""
+    models = pair("llama", tmp_path)
+    lists = tmp_path / "factors.json"
+    factors = [1 + 0.2 * index for index in range(16)]
+    lists.write_text(json.dumps({"short_factor": factors, "long_factor": factors}))
+    options = ("--method", "longrope", "--factors", lists, "--factor", FACTOR)
+    first = [apply(path, "first", *options) for path in models]
+    again = ("--method", "ntk", "--factor", FACTOR, "--existing", "replace")
+    folder, file = (apply(path, "second", *again) for path in first)
+    direct = apply(models[0], "direct", "--method", "ntk", "--factor", FACTOR)
+    prompt = tiny.tokens(spec_of("llama"), LENGTH)
+    wanted = transformers_logprobs(direct, prompt, FAR)
+    assert distance(computed((folder, file), "llama"), wanted).max() < AGREE
+    assert (tensors_of(file)["rope_factors_long.weight"] == 1).all()
+    ended = run("apply", *YARN, "--factor", FACTOR, "--existing", "replace", first[1], "-o", tmp_path / "out.gguf")
+    assert (ended.code, "loads only with rope.scaling.type longrope" in ended.err) == (3, True)
+
+
 def test_yarn_on_top_of_llama3_keeps_the_factors(tmp_path: Path) -> None:
     """A stack on a file with rope_freqs leaves the tensor as it is and adds YaRN's keys."""
     first = apply(pair("llama", tmp_path)[1], "first", "--method", "llama3", "--factor", 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -63,13 +64,30 @@ def as_recorded(spec: str, cell: dict[str, Any], config: dict[str, Any], *, beyo
     return 1.0
 
 
+def named(refusal: str) -> str | None:
+    """The class of the exception that a refusal speaks of; None where it says what is wrong in other words."""
+    if "fails an assertion" in refusal:
+        return "AssertionError"
+    found = re.search(r"stops with an? (\w+)", refusal)
+    return found[1] if found else None
+
+
+def test_every_release_computed_every_case() -> None:
+    """No cell is left out, and each holds an error, or frequencies with a magnitude."""
+    assert (len(RELEASES), len(CASES), len(CELLS)) == (11, 48, 528)
+    for name in RELEASES.values():
+        assert set(load(name)) == set(CASES)
+        assert all("err" in cell or {"inv", "att"} <= cell.keys() for cell in load(name).values())
+
+
 @pytest.mark.parametrize(("spec", "case"), CELLS, ids=[f"{spec}-{case}" for spec, case in CELLS])
 def test_prediction_is_what_the_runtime_computed(spec: str, case: str) -> None:
     """A release refuses what it refused, and turns by the recorded frequencies and magnitude, short and long."""
     config, cell = CASES[case], load(RELEASES[spec])[case]
     if "err" in cell:
-        with pytest.raises(RuntimeRejects):
+        with pytest.raises(RuntimeRejects) as caught:
             runtimes.predict(spec, None, config)
+        assert named(str(caught.value)) in (None, cell["err"].partition(":")[0])
         return
     short = runtimes.predict(spec, None, config)["default"]
     factor = as_recorded(spec, cell, config, beyond=False)
@@ -78,8 +96,11 @@ def test_prediction_is_what_the_runtime_computed(spec: str, case: str) -> None:
     for key in ("max_model_len", "ctx"):
         if key in cell:
             assert short.context == cell[key]
-    if "inv_long" in cell:
-        long = runtimes.predict(spec, None, config, long_length(config, cell))["default"]
+    long = runtimes.predict(spec, None, config, long_length(config, cell))["default"]
+    if "inv_long" not in cell:  # one table for every length
+        np.testing.assert_array_equal(long.inv_freq, short.inv_freq)
+        assert long.attention_scale == short.attention_scale
+    else:
         factor = as_recorded(spec, cell, config, beyond=True)
         np.testing.assert_allclose(long.inv_freq, np.asarray(cell["inv_long"]) * factor, rtol=RTOL, atol=0)
         assert math.isclose(long.attention_scale, cell.get("att_long", cell["att"]), rel_tol=RTOL)
