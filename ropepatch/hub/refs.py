@@ -115,11 +115,11 @@ def refuse(ref: object, doing: str) -> None:
     """Refuse a place on the Hub where files have to be here.
 
     Raises:
-        UsageError: ``ref`` begins as one.
+        UsageError: ``ref`` says that it is one.
     """
-    text = str(ref)
-    if text.startswith(SCHEME.rstrip("/")):  # a path has lost one of the slashes
-        place = parse(SCHEME + text.removeprefix(SCHEME.rstrip("/")).lstrip("/"))
+    text = re.sub(r"^hf:/(?!/)", SCHEME, str(ref))  # a path has lost one of the slashes
+    if is_remote(text) and not _REPO.fullmatch(text):
+        place = parse(text)
         raise UsageError(
             f"{place} is on the Hub, and {doing} works on files that are here",
             hint=f"hf download {place.repo} --local-dir {place.repo.rsplit('/', 1)[-1]}",
