@@ -152,6 +152,14 @@ def _other_old_profile(_: dict[str, Any], inner: dict[str, Any]) -> None:
     inner["before"]["groups"]["default"]["rope_theta"] = 20000.0
 
 
+def _other_context(_: dict[str, Any], inner: dict[str, Any]) -> None:
+    inner["after"]["declared_context"] += 1
+
+
+def _other_old_context(_: dict[str, Any], inner: dict[str, Any]) -> None:
+    inner["before"]["declared_context"] += 1
+
+
 def _other_weights(_: dict[str, Any], inner: dict[str, Any]) -> None:
     next(iter(inner["ropepatch_tensorData"].values()))["before"]["sha256"] = "1" * 64
 
@@ -168,6 +176,8 @@ def _unknown_member(document: dict[str, Any], _: dict[str, Any]) -> None:
         (_other_new_value, {"edits"}),
         (_other_profile, {"frequencies"}),
         (_other_old_profile, {"frequencies"}),
+        (_other_context, {"frequencies"}),
+        (_other_old_context, {"frequencies"}),
         (_other_weights, {"tensor data"}),
         (_unknown_member, {"document"}),
     ],

@@ -37,7 +37,8 @@ def guarded(call: Callable[[], Any], arguments: Sequence[str]) -> int:
         call: the command; what it returns, if anything, is the exit code.
         arguments: the command line, read for ``--json`` and ``--debug`` because parsing itself may fail.
     """
-    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    # a copy: click takes out of the list what it has read
+    options = list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
     _tolerant_streams()
     with _sigterm_unwinds():
         try:

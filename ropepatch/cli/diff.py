@@ -52,7 +52,7 @@ def command(
         for side in () if result.equivalent else result.sides:
             if side.spec is not None and not side.as_written and side.readable:
                 ref = shlex.quote(side.profile.source.ref)
-                out.hint(f"ropepatch doctor {ref} --for {side.spec} says what would work")
+                out.hint(f"what would work: ropepatch doctor {ref} --for {side.spec}")
     return 0 if result.equivalent and result.same_contexts else 1
 
 

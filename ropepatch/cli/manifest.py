@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +57,7 @@ def show(out: Output, ref: str) -> None:
         out.show(tables.check_table(record.verification), "")
     else:
         out.note("the output was not verified when it was written")
-    out.hint(f"check the files against it: ropepatch manifest verify {ref}")
+    out.hint(f"check the files against it: ropepatch manifest verify {shlex.quote(ref)}")
 
 
 def _read(ref: str) -> tuple[Manifest, Path]:

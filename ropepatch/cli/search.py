@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -161,4 +162,5 @@ def _show(out: Output, found: Search, output: str, *, planned: bool) -> None:
     for told in search_tables.warnings(found):
         out.note(told, "warning")
     out.sentence(CAVEAT)
-    out.hint(f"ropepatch apply --method longrope --factors {output} {found.ref}")
+    named = (shlex.quote(str(name)) for name in (output, found.ref))
+    out.hint(f"apply them with: ropepatch apply --method longrope --factors {' '.join(named)}")

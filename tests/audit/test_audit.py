@@ -268,7 +268,7 @@ def test_out_of_memory_leaves_everything_else() -> None:
 
 
 LONG = (
-    "audit", FIXTURE, "--method", "ntk,yarn", "--factor", "4", "--lengths", "256,512,1024", "--samples", "4",
+    "audit", FIXTURE, "--method", "ntk,yarn", "--factor", "4", "--lengths", "256,512,1024,4096", "--samples", "4",
     "--depths", "0.1,0.5", "--alphabet", LETTERS, "--device", "cpu", "--task", "passkey", "--json",
 )  # fmt: skip
 
@@ -299,7 +299,7 @@ def test_ctrl_c_shows_what_there_is_and_resume_ends_it(tmp_path: Path) -> None:
 
     assert code == 130
     assert stopped["interrupted"]
-    assert 3 <= len(stopped["cells"]) < len(whole["cells"]) == 18
+    assert 3 <= len(stopped["cells"]) < len(whole["cells"]) == 24
     schemas.validator("audit").validate(stopped)
     resumed = command(*LONG, "--journal", tmp_path / "cells.jsonl", "--resume").document
     assert told(resumed) == told(whole)
@@ -316,7 +316,7 @@ def test_a_killed_run_is_resumed(tmp_path: Path) -> None:
 
     assert code == -signal.SIGKILL
     assert not resumed["interrupted"]
-    assert len(resumed["cells"]) == 18
+    assert len(resumed["cells"]) == 24
     assert all(cell in resumed["cells"] for cell in kept)
 
 

@@ -36,7 +36,7 @@ def test_findings_for_people(card: Path) -> None:
     assert "takes 1 for the factor: scaling off" in " ".join(ended.out.split())
     assert "set max_position_embeddings to 32768 (--fix does it)" in ended.out
     assert "1 warning; held against transformers (all releases), vllm (all releases)" in ended.out
-    assert "hint: ropepatch doctor" in ended.err
+    assert f"hint: a mended copy: ropepatch doctor {card} --fix" in ended.err
 
 
 @pytest.mark.parametrize("option", ["--for", "--runtime"])

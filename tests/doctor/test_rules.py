@@ -10,7 +10,20 @@ import pytest
 from ropepatch import runtimes, schemas
 from ropepatch.doctor import Finding, doctor, fix, report, rules, subject_of
 from ropepatch.doctor.scope import label
-from tests.doctor.cases import BESIDE, GGUF, HF, LLAMA, YARN, File, llama3_factors, write_hf, yarn
+from tests.doctor.cases import (
+    BESIDE,
+    GGUF,
+    HF,
+    LLAMA,
+    PHI,
+    PHI_LISTS,
+    YARN,
+    File,
+    llama3_factors,
+    scaled,
+    write_hf,
+    yarn,
+)
 
 PLACES = ("config.json", "model.gguf", "tokenizer_config.json", "params.json", "model.safetensors")
 RULES = {rule.code: rule for rule in rules()}
@@ -57,6 +70,39 @@ def test_rule_is_broken(code: str, tmp_path: Path) -> None:
 def test_rule_is_kept(code: str, tmp_path: Path) -> None:
     """The neighbour without the fault has no such finding."""
     assert not of(code, doctor(checkpoint(code, tmp_path, bad=False)))
+
+
+@pytest.mark.parametrize(
+    ("code", "broken", "members"),
+    [
+        ("RP302", True, {"attn_factor": 0.8}),
+        ("RP302", False, {"attn_factor": 0.8, "attention_factor": 0.9}),
+        ("RP302", False, {"attn_factor": 1.0}),
+        ("RP303", True, {"mscale": 0.7}),
+        ("RP303", True, {"mscale": 0.7, "mscale_all_dim": 0}),
+        ("RP303", False, {"mscale": 0.7, "mscale_all_dim": 0.9}),
+    ],
+)
+def test_the_edges_of_a_magnitude(code: str, broken: bool, members: dict[str, float], tmp_path: Path) -> None:
+    """A multiplier counts where no final value stands beside it; a pair of which one is 0 is no pair."""
+    path = write_hf(tmp_path, scaled({**YARN, **members}))
+    assert bool(of(code, doctor(path))) == broken
+
+
+@pytest.mark.parametrize(("engine", "severity"), [("vllm", "warning"), ("exllamav3", "error")])
+def test_a_short_context_is_an_error_where_the_scaling_is_lost(engine: str, severity: str, tmp_path: Path) -> None:
+    """Who serves fewer tokens than the scaling reaches has a context to raise; who turns the scaling off is wrong."""
+    path = write_hf(tmp_path, scaled(YARN, max_position_embeddings=8192))
+    assert [one.severity for one in of("RP201", doctor(path, engine))] == [severity]
+
+
+def test_phi_3_keeps_its_original_context_at_the_top_alone(tmp_path: Path) -> None:
+    """A copy of it in the dict, which transformers 4's class refuses, is found and taken out; the one above stays."""
+    lists = {"type": "longrope", **PHI_LISTS, "original_max_position_embeddings": 4096}
+    (found,) = of("RP402", doctor(write_hf(tmp_path, scaled(lists, **PHI))))
+    assert [(edit.path[-2:], edit.after) for edit in found.edits] == [
+        (("rope_scaling", "original_max_position_embeddings"), None)
+    ]
 
 
 @pytest.mark.parametrize("code", [rule.code for rule in RULES.values() if rule.automatic])

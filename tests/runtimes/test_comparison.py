@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from ropepatch import runtimes
+from ropepatch.runtimes import comparison
 from tests.runtimes.test_recorded import CASES, RELEASES
 
 QWEN = CASES["yarn_qwen25_doc"]
@@ -14,7 +15,7 @@ QWEN = CASES["yarn_qwen25_doc"]
 
 def rows(config: dict[str, Any], length: int | None = None, specs: tuple[str, ...] | None = None) -> dict[str, Any]:
     """The rows of the matrix by runtime."""
-    return {row.runtime: row for row in runtimes.matrix(None, config, length, specs)}
+    return {row.runtime: row for row in comparison.matrix(None, config, length, specs)}
 
 
 def test_the_qwen_model_card_recipe_is_off_where_the_factor_is_rederived() -> None:
@@ -38,6 +39,15 @@ def test_releases_before_0_30_of_vllm_derive_four_times_the_context() -> None:
     """vLLM up to 0.29 serves original x factor, from 0.30 on only max_position_embeddings."""
     assert runtimes.predict("vllm@0.29", None, QWEN)["default"].context == 131072
     assert runtimes.predict("vllm@0.30", None, QWEN)["default"].context == 32768
+
+
+def test_gemma_3_s_context_is_not_multiplied_in_vllm() -> None:
+    """vLLM multiplies the context of a linear config by its factor, but leaves Gemma 3's as it is declared."""
+    linear = {"rope_type": "linear", "factor": 8.0}
+    sizes = {"hidden_size": 512, "num_attention_heads": 4, "head_dim": 128, "num_hidden_layers": 6}
+    for model_type, wanted in (("llama", 65536), ("gemma3_text", 8192)):
+        config = {"model_type": model_type, "max_position_embeddings": 8192, "rope_scaling": linear, **sizes}
+        assert {one.context for one in runtimes.predict("vllm", None, config).values()} == {wanted}
 
 
 def test_a_refusal_has_a_reason_and_the_others_are_still_compared() -> None:
@@ -66,7 +76,7 @@ def agreeing(specs: tuple[str, ...]) -> list[str]:
     names = []
     for case, config in CASES.items():
         lengths = (None, int(config["max_position_embeddings"]))
-        if all(row.status == "same" for length in lengths for row in runtimes.matrix(None, config, length, specs)):
+        if all(row.status == "same" for length in lengths for row in comparison.matrix(None, config, length, specs)):
             names.append(case)
     return names
 

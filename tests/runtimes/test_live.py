@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import importlib
 import math
+import pkgutil
 from typing import Any
 
 import numpy as np
 import pytest
 
 from ropepatch import runtimes
-from ropepatch.errors import RuntimeRejects
+from ropepatch.errors import InputError, RuntimeRejects
 from tests.support import hf_walk
 
 LENGTH = 3000
@@ -119,3 +122,39 @@ def test_installed_mlx_lm(case: str) -> None:
     # float32 positions times float32 frequencies: the angle of a fast pair is known to about 1e-3
     error = np.angle(np.exp(1j * (angle - offset * predicted.inv_freq)))
     np.testing.assert_allclose(error, 0, atol=4e-3)
+
+
+def mlx_lm_bases() -> dict[str, float | None]:
+    """The default base of every model file of mlx-lm that has one; None where a config has to say it."""
+    pytest.importorskip("mlx.core", reason="mlx is not installed, or does not load here", exc_type=ImportError)
+    models = pytest.importorskip("mlx_lm.models", reason="mlx-lm is not installed")
+    found: dict[str, float | None] = {}
+    for module in pkgutil.iter_modules(models.__path__):
+        # One ends the process where a package of its own is not installed, the other takes no config without a list.
+        if module.name in ("olmo", "minicpm3"):
+            continue
+        arguments = getattr(importlib.import_module(f"mlx_lm.models.{module.name}"), "ModelArgs", None)
+        for field in dataclasses.fields(arguments) if dataclasses.is_dataclass(arguments) else ():
+            if field.name == "rope_theta" and (field.default is dataclasses.MISSING or field.default is not None):
+                found[module.name] = None if field.default is dataclasses.MISSING else float(field.default)
+    return found
+
+
+def test_default_bases_of_mlx_lm() -> None:
+    """A config without a base gets that of mlx-lm's model file, or is refused where the file has none."""
+    sizes = {"hidden_size": 512, "num_attention_heads": 4, "head_dim": 128, "num_hidden_layers": 4}
+    bases, wrong = mlx_lm_bases(), {}
+    for model_type, base in bases.items():
+        config = {"model_type": model_type, "max_position_embeddings": 4096, **sizes}
+        try:
+            predicted = runtimes.predict("mlx-lm", None, config)
+        except (RuntimeRejects, InputError) as error:
+            if base is not None or "needs a top-level rope_theta" not in str(error):
+                wrong[model_type] = (base, str(error))
+            continue
+        found = (predicted.get("full_attention") or predicted["default"]).inv_freq
+        have = found[1] ** -found.size
+        if base is None or not math.isclose(have, base, rel_tol=1e-5):
+            wrong[model_type] = (base, f"{have:g}")
+    assert len(bases) > 80
+    assert wrong == {}

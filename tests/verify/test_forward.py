@@ -206,6 +206,20 @@ def test_scaling_ignored_by_llama_cpp(yarn_gguf: Path, base_gguf: Path, monkeypa
     assert {"changed", "agreement"} <= failed(ropepatch.verify(yarn_gguf, engine="llama.cpp"))
 
 
+@pytest.mark.parametrize(
+    ("to_promised", "to_base", "result"),
+    [(1e-5, 1e-1, "PASSED"), (1e-1, 1e-5, "FAILED"), (1e-2, 2e-2, "WARNED"), (2e-2, 1e-2, "WARNED")],
+)
+def test_an_engine_that_is_near_to_both_rotations_is_no_proof(
+    monkeypatch: pytest.MonkeyPatch, to_promised: float, to_base: float, result: str
+) -> None:
+    """Only a clear distance says which of two rotations an engine runs that does not show its frequencies."""
+    one = object.__new__(forward.Pass)
+    monkeypatch.setattr(forward.Pass, "_nothing_to_change", lambda _: False)
+    found = {check.name: check.result for check in one._unseen("llama.cpp", to_promised, to_base)}
+    assert found == {"frequencies": "SKIPPED", "changed": result}
+
+
 def test_drift_beyond_interpolation(yarn: Path) -> None:
     """A method that disturbs short texts more than plain interpolation would is warned of."""
     edit(yarn, **scaling(yarn, attention_factor=0.05))

@@ -16,24 +16,27 @@ BEHAVIOURS = (Behaviour((0, 32), "0.32", (0, 32, 2)),)
 READS_V5 = frozenset(
     {
         "exaone_moe", "gemma4_text", "glm_moe_dsa", "granitemoehybrid", "laguna", "lfm2", "lfm2_moe", "mellum",
-        "minimax_m3_vl", "ministral3", "mistral4", "muse_glimmer", "muse_spark", "olmo_hybrid", "qwen3", "qwen3_5",
-        "spark2_5",
+        "minimax_m3_vl", "ministral3", "mistral4", "muse_glimmer", "muse_glimmer_text", "muse_spark", "olmo_hybrid",
+        "qwen3", "qwen3_5", "spark2_5",
     }
 )  # fmt: skip
 #: model files that have no default base: the model does not load without a top-level rope_theta
 _NEEDS_THETA = frozenset(
     {
-        "apertus", "dots1", "ernie4_5", "ernie4_5_moe", "exaone", "exaone4", "gemma3n", "glm4", "glm4_moe", "granite",
-        "granitemoe", "helium", "hunyuan", "kimi_linear", "llama4_text", "longcat_flash", "minimax", "olmo3",
-        "qwen3", "qwen3_moe", "qwen3_next", "recurrent_gemma", "solar_open", "stablelm",
+        "Klear", "apertus", "baichuan_m1", "bailing_hybrid", "bailing_moe", "bailing_moe_linear", "dots1", "ernie4_5",
+        "ernie4_5_moe", "exaone", "exaone4", "gemma3n", "glm4", "glm4_moe", "granite", "granitemoe", "helium",
+        "hunyuan", "kimi_linear", "lille-130m", "llama4_text", "longcat_flash", "longcat_flash_ngram",
+        "mimo_v2_flash", "minimax", "olmo3", "qwen3", "qwen3_moe", "qwen3_next", "recurrent_gemma", "solar_open",
+        "stablelm", "telechat3",
     }
 )  # fmt: skip
 #: default bases other than 10000
 _THETA = {
     "afm7": 5e4, "bailing_moe_v3": 6e6, "cohere": 8e6, "cohere2": 5e4, "exaone_moe": 1e6, "falcon_h1": 1e11,
-    "gemma3_text": 1e6, "glm4_moe_lite": 1e6, "gpt_oss": 1.5e5, "iquestloopcoder": 5e5, "lfm2": 1e6, "lfm2_moe": 1e6,
-    "minicpm": 1e6, "minicpm3": 1e6, "minimax_m3_vl": 5e6, "mixtral": 1e6, "muse_glimmer": 5e5, "nemotron-nas": 5e5,
-    "plamo3": 1e6, "qwen2": 1e6, "qwen2_moe": 1e6, "qwen3_5": 1e5, "starcoder2": 1e5, "youtu_llm": 1.6e6,
+    "gear": 1e6, "gemma3_text": 1e6, "glm4_moe_lite": 1e6, "gpt_oss": 1.5e5, "iquestloopcoder": 5e5, "lfm2": 1e6,
+    "lfm2_moe": 1e6, "minicpm": 1e6, "minicpm3": 1e6, "minimax_m3_vl": 5e6, "mixtral": 1e6, "muse_glimmer": 5e5,
+    "muse_glimmer_text": 5e5, "nemotron-nas": 5e5, "plamo3": 1e6, "qwen2": 1e6, "qwen2_moe": 1e6, "qwen3_5": 1e5,
+    "starcoder2": 1e5, "talkie": 1e6, "youtu_llm": 1.6e6,
 }  # fmt: skip
 #: model files that rotate only a share of the head
 _PARTIAL = frozenset(
