@@ -40,7 +40,7 @@ $(BIN)/python:
 # there, it stays: it runs the same code.
 $(CORE): pyproject.toml $(SOURCE) | $(BIN)/python
 	@if [ -e $(TEST) ]; then echo "using the editable install of make test"; \
-	  else echo "installing ropepatch and its dependencies into $(VENV) ..."; $(BIN)/pip install --quiet .; fi
+	  else echo "installing ropepatch and its dependencies into $(VENV) ..."; $(BIN)/pip install -qq .; fi
 	@touch $@
 
 # torch goes first and alone: left to the resolver it may pull gigabytes of CUDA packages that no test needs.
@@ -65,24 +65,6 @@ $(OLAH)/.tried: $(TEST)
 $(MODEL): | $(CORE)
 	$(BIN)/python fixtures/make_fixtures.py
 
-define MANIFEST_IN_SHORT
-import json, sys
-statement = json.load(open(sys.argv[1], encoding="utf-8"))
-definition, run = (statement["predicate"][key] for key in ("buildDefinition", "runDetails"))
-report = next(item["ropepatch_report"] for item in run["byproducts"] if item["name"] == "verification")
-asked = definition["externalParameters"]
-print("statement ", statement["_type"])
-print("predicate ", statement["predicateType"])
-for role, entries in (("input", definition["resolvedDependencies"]), ("output", statement["subject"])):
-    for entry in entries:
-        print(f"{role:10} {entry['name']}\n           sha256 {entry['digest']['sha256']}")
-print("method    ", asked["method"], asked["factor"], "->", asked["declared_context"], "tokens")
-print("edits     ", "\n           ".join(".".join(edit["path"]) for edit in definition["internalParameters"]["edits"]))
-print("checks    ", ", ".join(f"{check['name']} {check['result']}" for check in report["checks"]))
-print("made with ", ", ".join(f"{name} {version}" for name, version in run["builder"]["version"].items()))
-endef
-export MANIFEST_IN_SHORT
-
 # Runs in the demo's folder, so that the commands shown are those that a user would type.
 SHOWN = cd $(DEMO) && echo "\$$ ropepatch $(1)" && $(abspath $(BIN))/ropepatch $(1)
 
@@ -104,16 +86,19 @@ demo: $(CORE) $(MODEL)
 	@$(call SHOWN,inspect model-yarn-4x.gguf)
 	@echo; echo "== 4. difference (the command exits with 1, which says that there is one)"
 	@$(call SHOWN,diff model.gguf model-yarn-4x.gguf) || [ $$? -eq 1 ]
-	@echo; echo "== 5. manifest, in short ($(DEMO)/model-yarn-4x.ropepatch.json)"
-	@$(BIN)/python -c "$$MANIFEST_IN_SHORT" $(DEMO)/model-yarn-4x.ropepatch.json
+	@echo; echo "== 5. manifest: an in-toto statement of SLSA provenance, $(DEMO)/model-yarn-4x.ropepatch.json"
+	@$(call SHOWN,manifest show model-yarn-4x.gguf)
 	@echo; echo "== 6. undo, from the output and the manifest alone"
 	@$(call SHOWN,revert model-yarn-4x.gguf)
 	@cmp $(DEMO)/model.gguf $(DEMO)/model-yarn-4x-reverted.gguf && echo "cmp: the restored file and the input are the same, byte for byte"
 	@echo; echo "== 7. does it still find things? A trained model of 100,000 parameters, in llama.cpp, unpatched and with three methods"
-	@if [ -e $(TEST) ] || $(BIN)/pip install --quiet "$(LLAMACPP)"; then \
+	@if [ -e $(TEST) ] || $(BIN)/pip install -qq "$(LLAMACPP)"; then \
 	  cp fixtures/tiny-retriever.gguf $(DEMO)/retriever.gguf; $(call SHOWN,$(AUDIT)); \
 	  else echo "xllamacpp (llama.cpp as a wheel) does not install here: the audit is left out"; fi
-	@echo; echo "The files are in $(DEMO)/; the program is $(BIN)/ropepatch."
+	@echo; echo "The files are in $(DEMO)/. Next, with a model of yours (a .gguf, a folder, or hf://org/repo):"
+	@echo "  $(BIN)/ropepatch inspect MODEL"
+	@echo "  $(BIN)/ropepatch plan MODEL --length 128k"
+	@echo "README.md has a tour, docs/guide.md everything by task."
 
 setup: $(TEST)
 
@@ -180,7 +165,8 @@ fixtures: $(TEST)
 	$(BIN)/python fixtures/make_fixtures.py
 	$(BIN)/python fixtures/train_tiny_retriever.py
 
-# On a machine with a CUDA device and a torch that sees it; says what is missing anywhere else.
+# On a machine with a CUDA device and a torch that sees it; says what is missing anywhere else. Where a Python has such a
+# torch already, `python3 tools/gpu_evidence.py` runs in it, and names the packages that it lacks.
 gpu-evidence: $(TEST)
 	$(BIN)/python tools/gpu_evidence.py
 

@@ -11,9 +11,11 @@ from ropepatch import _callable, bundle, located, naming
 from ropepatch.audit.result import SCHEMA as AUDIT_SCHEMA
 from ropepatch.containers import front_matter, json_text
 from ropepatch.errors import InputError
+from ropepatch.hub import refs
 from ropepatch.manifest import Manifest
 from ropepatch.report import card_section
 from ropepatch.storage import files
+from ropepatch.storage.remote import bring
 
 CARD = "README.md"
 MAX_SIZE = 8 << 20
@@ -129,11 +131,13 @@ def card(
     Raises:
         InputError: there is no manifest, or a file cannot be read.
     """
-    output = located.find(Path(ref))
-    found = output.files
+    there = located.find(ref)
+    found = there.files
+    if repo is None and refs.is_remote(there.ref):
+        repo = refs.parse(there.ref).repo
     return of_output(
         found,
-        output.record,
+        there.record,
         _text(Path(base_card)) if base_card else None,
         base_ref=base_ref,
         repo=repo or (found.stem if found.kind == "folder" else found.anchor.name.removesuffix(".gguf")),
@@ -156,7 +160,7 @@ def of_output(
         record.document,
         base_ref=base_ref,
         repo=repo,
-        config=_document(found.path("config.json")) if found.kind == "folder" else None,
+        config=_document(bring(found.path("config.json"))) if found.kind == "folder" else None,
         verification=_document(_evidence(found, naming.EVIDENCE, naming.EVIDENCE_SUFFIX)),
         audit=audit or _document(_evidence(found, naming.AUDIT, naming.AUDIT_SUFFIX)),
     )
@@ -178,12 +182,12 @@ def write(path: Path, text: str, *, base: Path) -> None:
 
 
 def _beside(found: bundle.Bundle) -> str | None:
-    path = found.path(CARD)
-    return _text(path) if found.kind == "folder" and path.is_file() else None
+    path = bring(found.path(CARD)) if found.kind == "folder" else None
+    return _text(path) if path is not None and path.is_file() else None
 
 
 def _evidence(found: bundle.Bundle, folder_name: str, suffix: str) -> Path:
-    return found.root / (folder_name if found.kind == "folder" else found.stem + suffix)
+    return bring(found.root / (folder_name if found.kind == "folder" else found.stem + suffix))
 
 
 def _text(path: Path) -> str:

@@ -12,37 +12,42 @@ from ropepatch.errors import InputError
 from ropepatch.hub import refs
 from ropepatch.manifest import Manifest
 from ropepatch.storage.digesting import Digests
-
-#: files without a digest of the Hub's are small enough to be fetched
-_WHOLE = 32 << 20
+from ropepatch.storage.remote import bring
 
 
-@dataclass(frozen=True)
-class Located:
-    """The files of an output.
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """The files of a checkpoint.
 
     Attributes:
         ref: how it was named; for a place on the Hub at its commit.
         files: where they are.
-        record: the manifest.
         recorded: sha256 by name of those files that are on the Hub only, as the Hub records them.
+        listed: on the Hub, what there is; files without a sha256 are fetched when they are wanted.
     """
 
     ref: str
     files: Bundle
-    record: Manifest
     recorded: Mapping[str, str] = field(default_factory=dict)
+    listed: frozenset[str] = frozenset()
 
     def there(self, name: str) -> bool:
         """Whether a file is among them."""
-        return name in self.recorded or self.files.path(name).is_file()
+        return name in self.listed or self.files.path(name).is_file()
 
     def digests(self, names: Iterable[str], progress: Progress | None = None) -> dict[str, str]:
         """The sha256 of each file: as the Hub has it, or taken now."""
         wanted = list(names)
         with Digests(progress) as running:
-            taken = {name: running.file(self.files.path(name)) for name in wanted if name not in self.recorded}
+            taken = {name: running.file(bring(self.files.path(name))) for name in wanted if name not in self.recorded}
         return {name: self.recorded.get(name) or taken[name].result() for name in wanted}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Located(Found):
+    """The files of an output, and its manifest."""
+
+    record: Manifest
 
 
 def find(ref: str | Path) -> Located:
@@ -52,15 +57,39 @@ def find(ref: str | Path) -> Located:
         InputError: there is no such output, or no manifest.
         HubError: it is on the Hub and cannot be had.
     """
+    found = files_of(ref if isinstance(ref, str) and refs.is_remote(ref) else described(Path(ref)))
+    if found.listed:
+        bring(found.files.manifest)
+    elif not found.files.manifest.exists() and found.files.kind != "folder":
+        folder = found.files.root  # a file of an output's folder
+        if (folder / naming.MANIFEST).exists():
+            found = Found(ref=found.ref, files=bundle.bundle_of(folder))
+    record = manifest.read(found.files.manifest)
+    for name in record.subjects:  # edits are read back from small files
+        if name in found.listed and name not in found.recorded:
+            bring(found.files.path(name))
+    return Located(
+        ref=found.ref if found.listed else str(ref),
+        files=found.files,
+        recorded=found.recorded,
+        listed=found.listed,
+        record=record,
+    )
+
+
+def files_of(ref: str | Path) -> Found:
+    """The files of the checkpoint that ``ref`` names, with or without a manifest.
+
+    Raises:
+        InputError: there is no such checkpoint.
+        HubError: it is on the Hub and cannot be had.
+    """
     if isinstance(ref, str) and refs.is_remote(ref):
         return _on_the_hub(ref)
     path = Path(ref)
     if not path.exists():
         raise InputError("no such file or directory", where=str(ref))
-    found = bundle.bundle_of(described(path))
-    if not found.manifest.exists() and path.is_file() and (path.parent / naming.MANIFEST).exists():
-        found = bundle.bundle_of(path.parent)
-    return Located(str(ref), found, manifest.read(found.manifest))
+    return Found(ref=str(ref), files=bundle.bundle_of(path))
 
 
 def described(path: Path) -> Path:
@@ -79,33 +108,26 @@ def described(path: Path) -> Path:
     return path.with_name(name)
 
 
-def _on_the_hub(ref: str) -> Located:
+def _on_the_hub(ref: str) -> Found:
     from ropepatch.hub import choosing, mirror
 
     opened = mirror.opened(ref, exact=True)
     if opened.mirror is None or opened.snapshot is None:  # working offline, from the cache
-        return Located(str(opened.ref), (found := bundle.bundle_of(opened.path)), manifest.read(found.manifest))
-    file, listed = opened.ref.file, opened.snapshot.files
-    single = file is not None and file in listed
+        return Found(ref=str(opened.ref), files=bundle.bundle_of(opened.path))
+    file, there = opened.ref.file, opened.snapshot.files
+    single = file is not None and file in there
     parent = str(PurePosixPath(file).parent) if file and single else file or ""
     below = "" if parent in ("", ".") else f"{parent}/"
     if file and file.endswith(".gguf"):
         names = tuple(PurePosixPath(name).name for name in choosing.shards_of(opened.snapshot, file))
         kind = "split" if naming.SHARD.match(names[0]) else "file"
     else:
-        inside = [name.removeprefix(below) for name in listed if name.startswith(below)]
+        inside = [name.removeprefix(below) for name in there if name.startswith(below)]
         names, kind = tuple(sorted(name for name in inside if not bundle.skipped(name))), "folder"
-    files = Bundle(opened.mirror.root / parent, names, kind)
-    fetch = opened.mirror.fetch
-    assert fetch is not None
-    record_name = below + files.manifest.name
-    if not fetch(record_name):
-        raise InputError("there is no manifest", where=str(opened.ref.within(record_name)))
-    recorded = {}
-    for name in names:
-        sha256 = listed[below + name].sha256
-        if sha256 is not None:
-            recorded[name] = sha256
-        elif listed[below + name].size <= _WHOLE:
-            fetch(below + name)
-    return Located(str(opened.ref), files, manifest.read(files.manifest), recorded)
+    found = {name: there[below + name].sha256 for name in names}
+    return Found(
+        ref=str(opened.ref),
+        files=Bundle(opened.mirror.root / parent, names, kind),
+        recorded={name: sha256 for name, sha256 in found.items() if sha256},
+        listed=frozenset(names),
+    )

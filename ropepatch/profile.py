@@ -12,6 +12,8 @@ from ropepatch.methods.base import Method, Spectrum
 from ropepatch.methods.none import NoScaling
 
 SCHEMA = "ropepatch.rope-profile/1"
+#: beyond this, a length is a typing mistake: no format's context field holds more
+MAX_CONTEXT = (1 << 31) - 1
 
 
 @dataclass(frozen=True)

@@ -5,30 +5,26 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ropepatch import bundle, evidence, located, outline, schemas, splices
+from ropepatch import located, outline, splices
 from ropepatch.bundle import Bundle, Progress
 from ropepatch.errors import InputError, RopepatchError, UsageError, shown
 from ropepatch.frequencies import TOLERANCE, deviation, profile_frequencies
-from ropepatch.located import Located
-from ropepatch.manifest import Manifest
-from ropepatch.patch import Edit, group_edits
 from ropepatch.profile import RopeProfile
+from ropepatch.provenance_files import Files, files_of
 from ropepatch.storage.digesting import Digests
 from ropepatch.storage.splice import Splice, invert
-from ropepatch.verify.promise import FAILED, PASSED, SKIPPED, WARNED, Check, outcome
+from ropepatch.verify.promise import FAILED, PASSED, SKIPPED, WARNED, Check, Checked
 
 SCHEMA = "ropepatch.manifest-verify/1"
-#: files that people change after the patch, and no engine reads
-_DOCUMENTS = ("README.md", ".gitattributes")
 
 
 @dataclass(frozen=True)
-class ManifestCheck:
+class ManifestCheck(Checked):
     """The result.
 
     Attributes:
@@ -40,16 +36,6 @@ class ManifestCheck:
     ref: str
     manifest: str
     checks: tuple[Check, ...]
-
-    @property
-    def result(self) -> str:
-        """``FAILED`` where any check failed, else ``WARNED`` where any warned, else ``PASSED``."""
-        return outcome(self.checks)
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing failed."""
-        return self.result != FAILED
 
     def to_json(self) -> dict[str, Any]:
         """The document that ``schemas/manifest-verify.schema.json`` describes."""
@@ -85,8 +71,7 @@ def verify_manifest(
     """
     if (signature is None) != (key is None):
         raise UsageError("--signature and --key belong together")
-    if input is not None and not Path(input).exists():
-        raise InputError("no such file or directory", where=str(input))
+    source = located.files_of(input) if input is not None else None
     output = located.find(ref)
     look = _Inspection(output, progress)
     parts: list[tuple[str, Callable[[], Check]]] = [
@@ -98,8 +83,8 @@ def verify_manifest(
         ("tensor data", look.tensor_data),
         ("other files", look.others),
     ]
-    if input is not None:
-        parts.append(("given input", lambda: look.given(Path(input))))
+    if source is not None:
+        parts.append(("given input", lambda: look.given(source)))
     if signature is not None and key is not None:
         from ropepatch import signing
 
@@ -118,87 +103,31 @@ def _guarded(name: str, part: Callable[[], Check]) -> Check:
         return Check(name, FAILED, str(error))
 
 
-@dataclass
-class _Inspection:
-    output: Located
-    progress: Progress | None
-
-    @property
-    def patched(self) -> Bundle:
-        """The files."""
-        return self.output.files
-
-    @property
-    def record(self) -> Manifest:
-        """The manifest."""
-        return self.output.record
-
-    @property
-    def input_names(self) -> dict[str, str]:
-        """The input's file by output file: the same in a folder, in order else. An overlay's body has the last one."""
-        outputs, inputs = sorted(self.record.subjects), sorted(self.record.inputs)
-        if self.patched.kind == "folder":
-            return {name: name for name in outputs if name in self.record.inputs}
-        if self.record.overlay:
-            return {outputs[-1]: inputs[-1]}
-        return dict(zip(outputs, inputs, strict=False))
-
-    def edits_by_output(self) -> dict[str, list[Edit]]:
-        """The edits under the names that the files have now."""
-        new_name = {old: new for new, old in self.input_names.items()}
-        if self.record.overlay:
-            new_name = {edit.file: sorted(self.record.subjects)[0] for edit in self.record.edits}
-        return {new_name.get(name, name): items for name, items in group_edits(self.record.edits).items()}
-
-    def document(self) -> Check:
-        """The manifest against its schema."""
-        error = next(iter(schemas.validator("manifest").iter_errors(self.record.document)), None)
-        if error is not None:
-            where = ".".join(map(str, error.absolute_path)) or "the document"
-            return Check("document", FAILED, f"is not what the schema says: {where}: {error.message}"[:300])
-        return Check("document", PASSED, "an in-toto statement of SLSA provenance, as the schema has it")
-
-    def digests(self) -> Check:
-        """Every output file against its sha256."""
-        wanted = {name: digest for name, digest in self.record.subjects.items() if digest}
-        missing = [name for name in self.record.subjects if self._path(name) and not self.output.there(name)]
-        if missing:
-            return Check("digests", FAILED, f"not there: {', '.join(missing)}")
-        taken = self.output.digests(wanted, self.progress)
-        other = [name for name, digest in wanted.items() if taken[name] != digest]
-        numbers = {"files": len(self.record.subjects), "hashed": len(wanted)}
-        if broken := [name for name in other if name not in _DOCUMENTS]:
-            return Check("digests", FAILED, f"another sha256 than the manifest's: {', '.join(broken)}", numbers)
-        without = len(self.record.subjects) - len(wanted)
-        rest = f"; {without} without one in the manifest" if without else ""
-        if other:
-            return Check("digests", WARNED, f"changed since, no engine reads it: {', '.join(other)}{rest}", numbers)
-        return Check(
-            "digests", PASSED if wanted else SKIPPED, f"{_files(len(wanted))} with the manifest's sha256{rest}", numbers
-        )
+class _Inspection(Files):
+    """What an output and its manifest say of each other."""
 
     def inverted(self) -> Check:
         """What undoing the exchanged bytes gives, against the sha256 of the input; nothing is written."""
         undo = self.undo()
         with Digests(self.progress) as running:
-            known = [name for name in undo if self._wanted(name) and name not in self.output.recorded]
-            taken = {name: running.spliced(self._path(name), undo[name]) for name in known}
-        wrong = [name for name, future in taken.items() if future.result() != self._wanted(name)]
+            known = [name for name in undo if self.wanted(name) and name not in self.output.recorded]
+            taken = {name: running.spliced(self.path(name), undo[name]) for name in known}
+        wrong = [name for name, future in taken.items() if future.result() != self.wanted(name)]
         if wrong:
             detail = f"undoing the edits does not give the declared input: {', '.join(wrong)}"
             return Check("input", FAILED, detail, {"files": len(undo)})
-        alike = [name for name in self.record.subjects if name not in undo and self._wanted(name)]
-        unlike = [name for name in alike if self.record.subjects[name] not in (None, self._wanted(name))]
+        alike = [name for name in self.record.subjects if name not in undo and self.wanted(name)]
+        unlike = [name for name in alike if self.record.subjects[name] not in (None, self.wanted(name))]
         if unlike:
             return Check("input", FAILED, f"said to be unchanged, with another sha256: {', '.join(unlike)}")
         numbers = {"files": len(undo), "hashed": len(taken)}
         if len(taken) < len(undo):
             result = SKIPPED if self.output.recorded else WARNED
             why = "read by its header only" if self.output.recorded else "without one in the manifest"
-            left = _files(len(undo) - len(taken))
+            left = files_of(len(undo) - len(taken))
             detail = f"the exchanged bytes are in place; the input's sha256 was not compared for {left} {why}"
             return Check("input", result, detail, numbers)
-        detail = f"undoing the edits gives the declared input ({_files(len(taken))}, {len(alike)} unchanged)"
+        detail = f"undoing the edits gives the declared input ({files_of(len(taken))}, {len(alike)} unchanged)"
         return Check("input", PASSED, detail if taken else "nothing was changed in any file with a sha256", numbers)
 
     def undo(self) -> dict[str, list[Splice]]:
@@ -209,7 +138,7 @@ class _Inspection:
         """
         found = {name: invert(items) for name, items in self.record.splices.items()}
         for name, items in found.items():
-            path = self._path(name)
+            path = self.path(name)
             if not path.is_file():
                 raise InputError("is not there", where=str(path))
             with open(path, "rb", buffering=0) as file:
@@ -222,7 +151,7 @@ class _Inspection:
         """Every edit's value after in the output, and its value before in what undoing gives."""
         by_file = self.edits_by_output()
         for name, items in by_file.items():
-            splices.check(self._path(name), [edit.inverse() for edit in items])
+            splices.check(self.path(name), [edit.inverse() for edit in items])
         if self.record.overlay:
             return Check("edits", PASSED, f"{len(self.record.edits)} edits are in the head of the overlay")
         with self._undone() as before:
@@ -243,70 +172,6 @@ class _Inspection:
                 worst = max(worst, _worst(checkpoint.open(before.anchor).profile, patch.before, "the input"))
         return Check("frequencies", PASSED, f"as declared, before and after; largest deviation {worst:.1e}",
                      {"deviation": worst, "limit": TOLERANCE})  # fmt: skip
-
-    def tensor_data(self) -> Check:
-        """The weights' own digests, which are the same before and after."""
-        declared: Mapping[str, Any] = self.record.tensor_data
-        if not declared:
-            return Check("tensor data", SKIPPED, "the manifest has no digest of the tensor data alone")
-        if set(declared) & set(self.output.recorded):
-            return Check("tensor data", SKIPPED, "the weights are on the Hub and were not downloaded")
-        edits = self.edits_by_output()
-        with Digests(self.progress) as running:
-            taken = {
-                name: running.ranges(self._path(name), evidence.tensor_ranges(self._path(name), edits.get(name, [])))
-                for name in declared
-            }
-        for name, entry in declared.items():
-            if taken[name].result() != entry["after"]["sha256"]:
-                return Check("tensor data", FAILED, f"another sha256 than the manifest's: {name}")
-            if entry["before"] != entry["after"]:
-                return Check("tensor data", FAILED, f"was another one before the patch: {name}")
-        total = sum(entry["bytes"] for entry in declared.values())
-        return Check("tensor data", PASSED, f"{total} bytes of weights are those of the input", {"bytes": total})
-
-    def others(self) -> Check:
-        """Files of a folder that the manifest does not speak of."""
-        if self.patched.kind != "folder":
-            return Check("other files", SKIPPED, "the manifest stands beside files, not in a folder of them")
-        known = {*self.record.subjects, *_DOCUMENTS}
-        strange = [name for name in self.patched.names if name not in known]
-        if strange:
-            return Check("other files", WARNED, f"the manifest does not speak of {', '.join(strange[:8])}")
-        return Check("other files", PASSED, "the folder holds nothing that the manifest does not speak of")
-
-    def given(self, path: Path) -> Check:
-        """A file or folder that is said to be the input."""
-        if not path.exists():
-            raise InputError("no such file or directory", where=str(path))
-        source = bundle.bundle_of(path)
-        declared = sorted(self.record.inputs)
-        names = source.names if source.kind != "folder" else [name for name in declared if source.path(name).is_file()]
-        if source.kind == "folder":
-            wanted = {name: self.record.inputs[name] for name in names}
-        else:
-            wanted = {name: self.record.inputs[old] for name, old in zip(names, declared, strict=False)}
-        with Digests(self.progress) as running:
-            taken = {name: running.file(source.path(name)) for name, digest in wanted.items() if digest}
-        wrong = [name for name, future in taken.items() if future.result() != wanted[name]]
-        if wrong:
-            return Check("given input", FAILED, f"is not what was patched: {', '.join(wrong)}")
-        if not taken:
-            return Check("given input", SKIPPED, "the manifest has no sha256 of any of its files")
-        return Check("given input", PASSED, f"{_files(len(taken))} with the sha256 of what was patched")
-
-    def _path(self, name: str) -> Path:
-        """Where a file of the manifest is.
-
-        Raises:
-            InputError: the name leads out of the output's folder.
-        """
-        if os.path.isabs(name) or ".." in Path(name).parts:
-            raise InputError(f"speaks of {name!r}, which is outside", where=str(self.patched.manifest))
-        return self.patched.path(name)
-
-    def _wanted(self, name: str) -> str | None:
-        return self.record.inputs.get(self.input_names.get(name, ""))
 
     @contextlib.contextmanager
     def _undone(self) -> Iterator[Bundle]:
@@ -343,7 +208,3 @@ def _worst(have: RopeProfile, declared: RopeProfile, which: str) -> float:
     if not worst <= TOLERANCE:
         raise InputError(f"the frequencies of {which} deviate from the manifest's by {worst:.1e} relative")
     return worst
-
-
-def _files(count: int) -> str:
-    return "1 file" if count == 1 else f"{count} files"

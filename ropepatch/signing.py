@@ -9,26 +9,24 @@ from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
 import hashlib
 import json
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ropepatch import manifest, naming
+from ropepatch import manifest, naming, signing_keys
 from ropepatch.bundle import Bundle, Progress, bundle_of
 from ropepatch.containers import json_text
-from ropepatch.errors import InputError, UsageError
+from ropepatch.errors import InputError
+from ropepatch.hub import refs
 from ropepatch.located import Located
 from ropepatch.storage import files
 from ropepatch.storage.digesting import Digests
 from ropepatch.verify.promise import FAILED, PASSED, Check
 
-#: where the passphrase of a private key is taken from; a command line would be seen by others
-PASSWORD = "ROPEPATCH_KEY_PASSWORD"
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://model_signing/signature/v1.0"
 PAYLOAD = "application/vnd.in-toto+json"
@@ -45,8 +43,6 @@ IGNORED = (
     naming.EVIDENCE,
     naming.SIGNATURE,
 )
-_CURVES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
-_KEY_SIZE = 1 << 16
 
 
 def sign(
@@ -74,7 +70,8 @@ def sign(
         UsageError: cryptography is not installed.
         WouldOverwrite: there is a signature already.
     """
-    private = private_key(key)
+    refs.refuse(ref, "signing")
+    private = signing_keys.private_key(key)
     path = Path(ref)
     if not path.exists():
         raise InputError("no such file or directory", where=str(ref))
@@ -142,10 +139,10 @@ def _bundle(private: Any, payload: bytes) -> dict[str, Any]:
     from cryptography.hazmat.primitives.asymmetric import ec
 
     public = private.public_key()
-    signature = private.sign(_authenticated(payload), ec.ECDSA(_hash_of(public)))
+    signature = private.sign(_authenticated(payload), ec.ECDSA(signing_keys.hash_of(public)))
     return {
         "mediaType": MEDIA_TYPE,
-        "verificationMaterial": {"publicKey": {"hint": _hint(public)}, "tlogEntries": []},
+        "verificationMaterial": {"publicKey": {"hint": signing_keys.hint(public)}, "tlogEntries": []},
         "dsseEnvelope": {
             "payload": base64.b64encode(payload).decode(),
             "payloadType": PAYLOAD,
@@ -159,85 +156,13 @@ def _authenticated(payload: bytes) -> bytes:
     return b"DSSEv1 %d %s %d %s" % (len(PAYLOAD), PAYLOAD.encode(), len(payload), payload)
 
 
-def _hash_of(public: Any) -> Any:
-    from cryptography.hazmat.primitives import hashes
-
-    return getattr(hashes, _CURVES[public.curve.name])()
-
-
-def _hint(public: Any) -> str:
-    """By which a verifier knows the key: the sha256 of its PEM text."""
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-    return hashlib.sha256(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
-
-
-def private_key(path: str | Path) -> Any:
-    """The private key in a PEM file.
-
-    Raises:
-        InputError: it is none, its curve is another, or the passphrase is missing or wrong. The message never holds
-            anything of the file's content.
-    """
-    with _readable(path, "private key"):
-        from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-        password = os.environ.get(PASSWORD)
-        data = _pem(path)
-        try:
-            key = load_pem_private_key(data, password.encode() if password else None)
-        except TypeError:  # a passphrase without need, or a need without a passphrase
-            if password:
-                key = load_pem_private_key(data, None)
-            else:
-                raise InputError("is encrypted", where=str(path), hint=f"put its passphrase into {PASSWORD}") from None
-    return _on_a_curve(key, path)
-
-
-def public_key(path: str | Path) -> Any:
-    """The public key in a PEM file.
-
-    Raises:
-        InputError: it is none, or its curve is another.
-    """
-    with _readable(path, "public key"):
-        from cryptography.hazmat.primitives.serialization import load_pem_public_key
-
-        return _on_a_curve(load_pem_public_key(_pem(path)), path)
-
-
-@contextlib.contextmanager
-def _readable(path: str | Path, what: str) -> Iterator[None]:
-    try:
-        yield
-    except ImportError:
-        raise UsageError("signatures need cryptography", hint="pip install 'ropepatch[sign]'") from None
-    except (InputError, OSError):
-        raise
-    except Exception:  # the library names many reasons, some with parts of the input
-        hint = f"is the passphrase in {PASSWORD} the right one?" if os.environ.get(PASSWORD) else None
-        raise InputError(f"is no {what} in PEM that can be read", where=str(path), hint=hint) from None
-
-
-def _pem(path: str | Path) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(_KEY_SIZE)
-
-
-def _on_a_curve(key: Any, path: str | Path) -> Any:
-    if getattr(getattr(key, "curve", None), "name", None) not in _CURVES:
-        hint = "openssl ecparam -name prime256v1 -genkey -noout -out KEY.pem"
-        raise InputError("is not a key on P-256, P-384 or P-521", where=str(path), hint=hint)
-    return key
-
-
 def check(located: Located, signature: Path, key: Path, progress: Progress | None = None) -> Check:
     """Whether ``key`` signed the files that are there, the manifest among them.
 
     Raises:
         InputError: the signature or the key cannot be read.
     """
-    output, public = located.files, public_key(key)
+    output, public = located.files, signing_keys.public_key(key)
     statement = _signed_statement(signature, public)
     if isinstance(statement, str):
         return Check("signature", FAILED, statement)
@@ -272,7 +197,7 @@ def _signed_statement(signature: Path, public: Any) -> tuple[dict[str, str], tup
         raise InputError("is no model signature", where=str(signature)) from None
     if kinds != (MEDIA_TYPE, PAYLOAD):
         return f"is of another kind: {kinds[0]!r}, {kinds[1]!r}"
-    if hint != _hint(public):
+    if hint != signing_keys.hint(public):
         return "was made with another key"
     if not _holds(public, raw, payload):
         return "does not hold: the signed statement is another one"
@@ -284,7 +209,7 @@ def _holds(public: Any, raw: bytes, payload: bytes) -> bool:
     from cryptography.hazmat.primitives.asymmetric import ec
 
     try:
-        public.verify(raw, _authenticated(payload), ec.ECDSA(_hash_of(public)))
+        public.verify(raw, _authenticated(payload), ec.ECDSA(signing_keys.hash_of(public)))
     except InvalidSignature:
         return False
     return True

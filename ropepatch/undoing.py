@@ -9,6 +9,7 @@ from pathlib import Path
 from ropepatch import bundle_writing, manifest, naming
 from ropepatch.bundle import Bundle, Progress, bundle_of
 from ropepatch.errors import CheckFailed, InputError
+from ropepatch.hub import refs
 from ropepatch.manifest import Manifest
 from ropepatch.storage import files, journal
 from ropepatch.storage.splice import Splice, invert
@@ -38,6 +39,7 @@ def revert(
         InputError: there is no manifest, or the checkpoint has changed since.
         CheckFailed: what was restored has another sha256 than the input had.
     """
+    refs.refuse(ref, "revert")
     bundle_writing.refuse_unsynced(in_place, sync)
     ref = Path(ref)
     if not ref.exists():
@@ -84,6 +86,7 @@ def recover(ref: str | Path, *, progress: Progress | None = None) -> list[Path]:
     Raises:
         InputError: another process is at work on them, or they are not what the interrupted change left.
     """
+    refs.refuse(ref, "recover")
     ref = Path(ref)
     if not ref.parent.is_dir():
         raise InputError("no such file or directory", where=str(ref))

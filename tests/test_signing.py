@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import ropepatch
-from ropepatch import signing
+from ropepatch import signing, signing_keys
 from ropepatch.errors import InputError, UsageError, WouldOverwrite
 from tests.support import tiny
 from tests.support.command import Ended
@@ -186,12 +186,12 @@ def test_keys_that_cannot_be_used(output: Path, tmp_path: Path, monkeypatch: pyt
         with pytest.raises(InputError, match=said) as caught:
             ropepatch.sign(output, path)
         assert "secret" not in str(caught.value)
-    monkeypatch.setenv(signing.PASSWORD, "not this one")
+    monkeypatch.setenv(signing_keys.PASSWORD, "not this one")
     with pytest.raises(InputError, match="passphrase"):
         ropepatch.sign(output, locked)
     with pytest.raises(InputError, match="no public key"):
-        signing.public_key(private)
-    monkeypatch.setenv(signing.PASSWORD, "open sesame")
+        signing_keys.public_key(private)
+    monkeypatch.setenv(signing_keys.PASSWORD, "open sesame")
     signature = ropepatch.sign(output, locked)
     with pytest.raises(WouldOverwrite):
         ropepatch.sign(output, private)
@@ -213,7 +213,7 @@ def test_commands(tmp_path: Path) -> None:
     private, public = keys(tmp_path / "keys", password="pass phrase")
     model = tiny.write_gguf(tmp_path / "model.gguf", SPEC)
     arguments = ("apply", "--method", "yarn", "--factor", 4, model, "--sign", private, "--json")
-    secret = {signing.PASSWORD: "pass phrase"}
+    secret = {signing_keys.PASSWORD: "pass phrase"}
 
     locked = run(*arguments)
     written = run(*arguments, env=secret)

@@ -21,7 +21,7 @@ INTRODUCTION = """\
 
 <!-- Written by `make docs` from ropepatch/doctor/rules. Change the rules, not this page. -->
 
-What `ropepatch doctor REF` looks for. `ropepatch explain RP201` prints one rule, `doctor --runtime vllm,llama.cpp`
+What `ropepatch doctor REF` looks for. `ropepatch explain RP201` prints one rule, `doctor --for vllm,llama.cpp`
 holds a checkpoint against some engines alone, and `doctor --fix -o OUT` writes what can be mended without a choice.
 `apply` runs the rules on what it is about to write.
 
@@ -30,7 +30,7 @@ holds a checkpoint against some engines alone, and `doctor --fix -o OUT` writes 
 * `info`: worth knowing.
 
 What concerns superseded releases alone is information, and an error that some current engine does not share a warning,
-unless that engine was asked for with `--runtime`. "fix" says whether `doctor --fix` mends it. A finding names the
+unless that engine was asked for with `--for`. "fix" says whether `doctor --fix` mends it. A finding names the
 engines that it makes a difference to, which is computed for each checkpoint.
 """
 KINDS = {

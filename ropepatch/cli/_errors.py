@@ -37,7 +37,8 @@ def guarded(call: Callable[[], Any], arguments: Sequence[str]) -> int:
         call: the command; what it returns, if anything, is the exit code.
         arguments: the command line, read for ``--json`` and ``--debug`` because parsing itself may fail.
     """
-    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    # a copy: click takes out of the list what it has read
+    options = list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
     _tolerant_streams()
     with _sigterm_unwinds():
         try:
@@ -75,7 +76,10 @@ def translated(error: BaseException) -> RopepatchError:
     if isinstance(error, OSError):
         name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else None
         kind = WouldOverwrite if isinstance(error, FileExistsError) else InputError
-        return kind((error.strerror or str(error) or "the system refused").lower(), where=name)
+        what = (error.strerror or str(error) or "the system refused").lower()
+        if isinstance(error, PermissionError) and name is not None and os.path.isdir(name):
+            what = f"nothing can be written there: {what}"
+        return kind(what, where=name)
     if _is_parameter_error(error):
         return InputError(str(error))
     return _Internal(

@@ -38,7 +38,7 @@ def apply(
     if options.pop("in_place"):
         raise UsageError("--in-place goes with one REF: a list that is interrupted could not be taken up again")
     if options["sign"] is not None:
-        from ropepatch.signing import private_key
+        from ropepatch.signing_keys import private_key
 
         private_key(options["sign"])
 

@@ -1,4 +1,4 @@
-"""Options that every command has, and the types of numbers that many take."""
+"""Options that every command has, or several, and the types of numbers that many take."""
 
 from __future__ import annotations
 
@@ -61,3 +61,51 @@ def standard(function: Callable[..., Any]) -> Callable[..., Any]:
 def examples(*lines: str) -> str:
     """An epilog of command lines."""
     return "\n".join(("\b", "Examples:", *(f"  ropepatch {line}" for line in lines)))
+
+
+device = click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
+dtype = click.option(
+    "--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True
+)
+alphabet = click.option("--alphabet", metavar="IDS", help="Token ids: bos=0,filler=1-40,key=41-72,value=73-136.")
+
+
+def memory_limit(what: str) -> Callable[..., Any]:
+    """``--memory GIB``; ``what`` it bounds."""
+    return click.option("--memory", type=click.FloatRange(min=0, min_open=True), metavar="GIB", help=what)
+
+
+def gibibytes(memory: float | None) -> int | None:
+    """What ``--memory`` says, in bytes."""
+    return round(memory * (1 << 30)) if memory else None
+
+
+def running(*, bounded: str, where: str) -> Callable[..., Any]:
+    """The options of long work: seed, device, dtype, memory, and who does it.
+
+    Args:
+        bounded: what ``--memory`` bounds.
+        where: what ``--executor`` says where to do, as its help begins.
+    """
+    executor = click.option(
+        "--executor",
+        type=click.Choice(["local", "ray"]),
+        default="local",
+        show_default=True,
+        help=f"{where}; ray: the cluster of RAY_ADDRESS, or one on this machine.",
+    )
+    options = (
+        click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True),
+        device,
+        dtype,
+        memory_limit(bounded),
+        executor,
+        click.option("--workers", type=click.IntRange(1, 4096), help="For ray; default: one a GPU, else one a CPU."),
+    )
+
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add

@@ -57,13 +57,21 @@ class Output:
 
         print(clean(text))
 
+    def sentence(self, text: object) -> None:
+        """Print a line of prose; on a terminal, wrapped between words."""
+        from ropepatch.report.text import clean
+
+        print(_wrapped(clean(text)) if sys.stdout.isatty() else clean(text))
+
     def note(self, text: object, label: str = "note") -> None:
         """Tell a person something about the result."""
         if not (self.json or self.quiet):
             from ropepatch.report.text import clean
 
             sys.stdout.flush()
-            print(f"{label}: {clean(text)}", file=sys.stderr)
+            line = f"{label}: {clean(text)}"
+            # a hint holds a command, which has to stay on its line to be copied
+            print(_wrapped(line) if label != "hint" and sys.stderr.isatty() else line, file=sys.stderr)
 
     def hint(self, text: object) -> None:
         """Tell a person what they may want to do next."""
@@ -118,6 +126,15 @@ class _Late:
     def __exit__(self, *_: object) -> None:
         if self.started:
             self.progress.stop()
+
+
+def _wrapped(line: str) -> str:
+    """A line as wide as the terminal, the rest of it indented."""
+    import shutil
+    import textwrap
+
+    width = max(shutil.get_terminal_size().columns, 40)
+    return textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _portable(value: Any) -> Any:

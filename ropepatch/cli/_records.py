@@ -15,8 +15,17 @@ def read(path: str) -> Manifest | Patch:
 
     Raises:
         InputError: it is none of them.
+        HubError: it is on the Hub and cannot be had.
     """
     from ropepatch import located, manifest, patch
+    from ropepatch.hub import refs
+
+    if refs.is_remote(path):
+        if not path.endswith(".json"):
+            return located.find(path).record
+        from ropepatch.hub import mirror
+
+        path = str(mirror.small(path))
     from ropepatch.containers import json_text
     from ropepatch.errors import InputError
 

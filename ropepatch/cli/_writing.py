@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ropepatch.cli import _shown
 from ropepatch.cli._output import Output
 
 if TYPE_CHECKING:
     from ropepatch.doctor.base import Finding
-    from ropepatch.manifest import Manifest
     from ropepatch.patch import Patch
 
 
@@ -115,16 +114,6 @@ def examined(out: Output, patch: Patch, wanted: Sequence[str], *, force: bool) -
     return findings
 
 
-def tell(out: Output, findings: Sequence[Finding], target: object) -> None:
-    for one in findings:
-        if one.severity != "info":
-            out.note(f"{one.rule} {one.message}", one.severity)
-    quiet = sum(one.severity == "info" for one in findings)
-    if quiet:
-        rest = "a remark" if quiet == 1 else f"{quiet} remarks"
-        out.hint(f"{rest} on how engines read it: ropepatch doctor {target}")
-
-
 def recovered(out: Output, ref: str, in_place: bool) -> None:
     """Undo an interrupted change before another one in place; other commands only say that there is one."""
     if in_place and Path(ref).exists():
@@ -176,8 +165,8 @@ def finish(
     if body != "auto" and not overlay:
         raise UsageError("--body goes with --overlay")
     if dry_run:
-        _show_patch(out, patch)
-        tell(out, findings, "OUTPUT")
+        _shown.unwritten(out, patch)
+        _shown.findings(out, findings, "OUTPUT")
         return
     from ropepatch import output as writer
     from ropepatch import overlay as overlays
@@ -188,7 +177,7 @@ def finish(
 
         client.bars(not (out.json or out.quiet))
     if sign is not None:
-        from ropepatch.signing import private_key
+        from ropepatch.signing_keys import private_key
 
         private_key(sign)  # a key that cannot be read is said before anything is written
     source = writer.source_of(patch, weights)
@@ -228,8 +217,8 @@ def finish(
     elif out.quiet:
         out.line(target.anchor)
     else:
-        _show_written(out, patch, manifest, target.anchor, target.manifest, signature)
-        tell(out, findings, target.anchor)
+        _shown.written(out, patch, manifest, target, signature)
+        _shown.findings(out, findings, target.anchor)
 
 
 def _load_ahead(out: Output, patch: Patch, verify: str) -> None:
@@ -249,69 +238,3 @@ def _signed(target: Path, key: str | None, progress: Any, *, again: bool) -> Pat
     from ropepatch import signing
 
     return signing.sign(target, key, overwrite=again, progress=progress)
-
-
-def _show_patch(out: Output, patch: Patch) -> None:
-    if out.json:
-        out.document(patch.to_json())
-        return
-    _show_changes(out, patch)
-    for note in patch.notes:
-        out.note(note)
-    out.hint("nothing was written; run it without --dry-run, or keep the patch with --dry-run --json > patch.json")
-
-
-def _show_changes(out: Output, patch: Patch) -> None:
-    from ropepatch.report import tables
-
-    out.line(_headline(patch))
-    old, new = patch.before.declared_context, patch.after.declared_context
-    if patch.factor and old and new and new < old:
-        out.note(f"the context becomes smaller; a factor counts from the {_start(patch)}", "warning")
-    if patch.edits:
-        out.show("", tables.edit_table(patch.edits), "")
-    else:
-        out.line("The checkpoint says so already: there is nothing to change.")
-
-
-def _start(patch: Patch) -> str:
-    trained = patch.after.trained_context
-    return f"original {trained:,} tokens" if trained else "original context"
-
-
-def _headline(patch: Patch) -> str:
-    from ropepatch.report.text import tokens
-
-    method = patch.method + (f" {patch.factor:g}x" if patch.factor else "")
-    old, new = patch.before.declared_context, patch.after.declared_context
-    contexts = f"{tokens(old)} to {tokens(new)} tokens" if old != new else f"{tokens(new)} tokens"
-    return f"{patch.ref}: {method}, {contexts}"
-
-
-def _show_written(
-    out: Output, patch: Patch, manifest: Manifest, target: Path, record: Path, signature: Path | None
-) -> None:
-    from ropepatch.bundle import bundle_of
-    from ropepatch.hub.refs import is_remote
-    from ropepatch.report import launching, tables
-
-    _show_changes(out, patch)
-    report = manifest.verification
-    if report is not None:
-        out.show(tables.check_table(report), "")
-    else:
-        out.note("the output was not verified", "warning")
-    out.line(f"wrote     {target}")
-    out.line(f"manifest  {record}")
-    if signature is not None:
-        out.line(f"signature {signature}")
-    if report is not None and any(check["name"] == "forward" for check in report["checks"]):
-        out.line(f"statement {bundle_of(target).statement}")
-    for line in ("", *launching.brief(launching.written(target)), ""):
-        out.line(line)
-    for note in patch.notes:
-        out.note(note)
-    there = Path(patch.ref).exists()
-    if target.exists() and (is_remote(patch.ref) or (there and not os.path.samefile(target, patch.ref))):
-        out.hint(f"compare with: ropepatch diff {patch.ref} {target}")
-    out.hint(f"undo with: ropepatch revert {target}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ropepatch.cli import _many
+from ropepatch.cli import _many, _shown
 from ropepatch.cli._options import examples, standard
 from ropepatch.cli._output import Output
 from ropepatch.cli._writing import WritingCommand, examined, finish, recovered, runtimes_option, writing_options
@@ -132,16 +132,18 @@ def _publish(
     out: Output, patch: Patch, findings: Sequence[Finding], writing: dict[str, Any], publishing: dict[str, Any]
 ) -> None:
     from ropepatch.cli import push
-    from ropepatch.cli._writing import tell
     from ropepatch.errors import UsageError
     from ropepatch.hub import client
 
     if not (publishing["to"] or publishing["branch"] or publishing["pr"]):
         name = next(name for name, usual in PUBLISHING.items() if publishing[name] != usual)
         raise UsageError(f"--{name.replace('_', '-')} goes with --to, --branch or --pr")
-    idle = [name for name in ("in_place", "overlay") if writing[name]]
+    idle = [name for name in ("in_place", "overlay", "sign") if writing[name]]
     if idle:
-        raise UsageError(f"--{idle[0].replace('_', '-')} and publishing exclude each other")
+        raise UsageError(
+            f"--{idle[0].replace('_', '-')} and publishing exclude each other",
+            hint="write it with -o and --sign first, then ropepatch push" if idle[0] == "sign" else None,
+        )
     client.bars(not (out.json or out.quiet))
     kept = {name: writing[name] for name in ("output", "weights", "digest", "verify", "dry_run")}
     with out.progress("writing and checking") as progress:
@@ -149,7 +151,7 @@ def _publish(
     push.show(out, found)
     for note in () if out.json else patch.notes:
         out.note(note)
-    tell(out, findings, f"hf://{found.repo}{f'@{found.revision}' if found.revision else ''}")
+    _shown.findings(out, findings, f"hf://{found.repo}{f'@{found.revision}' if found.revision else ''}")
 
 
 def _patch(refs: Sequence[str], options: dict[str, Any]) -> Patch:

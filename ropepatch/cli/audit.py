@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ropepatch.cli._options import examples, number_of_tokens, standard
+from ropepatch.cli._options import alphabet, examples, gibibytes, number_of_tokens, running, standard
 from ropepatch.cli._output import Output
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ _EXAMPLES = examples(
     metavar="T,…",
     help="passkey, needle, multikey, absent: one block alone, beside 4, beside 11; not there.",
 )
-@click.option("--alphabet", metavar="IDS", help="Token ids: bos=0,filler=1-40,key=41-72,value=73-136.")
+@alphabet
 @click.option(
     "--engine",
     type=click.Choice(["torch", "transformers", "llama.cpp", "http"]),
@@ -63,18 +63,7 @@ _EXAMPLES = examples(
 @click.option(
     "--concurrency", type=click.IntRange(1, 1024), default=4, show_default=True, help="Requests at once to a server."
 )
-@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
-@click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
-@click.option("--memory", type=click.FloatRange(min=0, min_open=True), metavar="GIB", help="Most memory to take.")
-@click.option(
-    "--executor",
-    type=click.Choice(["local", "ray"]),
-    default="local",
-    show_default=True,
-    help="Where texts are run; ray: the cluster of RAY_ADDRESS, or one on this machine.",
-)
-@click.option("--workers", type=click.IntRange(1, 4096), help="For ray; default: one a GPU, else one a CPU.")
+@running(bounded="Most memory to take.", where="Where texts are run")
 @click.option("--journal", metavar="FILE", help="Append each cell to FILE (JSON Lines).")
 @click.option("--resume", is_flag=True, help="Go on with the cells that --journal has.")
 @click.option("--png", type=click.Path(dir_okay=False), metavar="FILE", help="Also draw the maps (needs matplotlib).")
@@ -116,18 +105,18 @@ def command(
         engine=engine or ("http" if url else "torch"),
         url=url,
         api_key=_key(api_key_env),
-        limit=round(memory * (1 << 30)) if memory else None,
+        limit=gibibytes(memory),
         progress=(lambda line: out.note(line, "measuring")) if sys.stderr.isatty() else None,
         **options,
     )
-    _draw(result, png, html)
-    for name in (png, html):
-        if name:
-            out.note(f"wrote {name}")
     if out.json:
         out.document(result.to_json())
     else:
         _show(out, result)
+    _draw(result, png, html)
+    for name in (png, html):
+        if name:
+            out.note(f"wrote {name}")
     return 130 if result.interrupted else 0
 
 
@@ -137,8 +126,9 @@ def _can_draw(png: str | None, html: str | None, *, replace: bool) -> None:
     Raises:
         UsageError: matplotlib is missing, or the name does not end as such files do.
         WouldOverwrite: the file is there, and not because this audit is taken up again.
-        InputError: its folder is not there.
+        InputError: its folder is not there, or not to be written in.
     """
+    import os
     from importlib.util import find_spec
     from pathlib import Path
 
@@ -151,8 +141,10 @@ def _can_draw(png: str | None, html: str | None, *, replace: bool) -> None:
             raise UsageError(f"{option} writes a file that ends with {endings[0]}, not {name!r}")
         if Path(name).exists() and not replace:
             raise WouldOverwrite("exists already", where=name, hint=f"choose another name with {option}")
-        if not Path(name).parent.is_dir():
-            raise InputError("no such directory", where=str(Path(name).parent))
+        if not (folder := Path(name).parent).is_dir():
+            raise InputError("no such directory", where=str(folder))
+        if not os.access(folder, os.W_OK):
+            raise InputError("nothing can be written there: permission denied", where=str(folder))
     if png and find_spec("matplotlib") is None:
         raise UsageError("--png needs matplotlib", hint="pip install 'ropepatch[plot]'")
 
@@ -182,7 +174,7 @@ def _show(out: Output, result: Audit) -> None:
         found = [cell for cell in result.cells if cell["status"] == status]
         if found:
             out.note(f"{len(found)} cells: {status}: {found[0]['why']}", "warning")
-    out.line(CAVEAT)
+    out.sentence(CAVEAT)
     if result.interrupted:
         out.note("interrupted; this is what there was", "warning")
 

@@ -48,11 +48,11 @@ def command(
 
         out.show(*diff_tables.difference(result))
         for line in diff_words.told(result):
-            out.line(line)
+            out.sentence(line)
         for side in () if result.equivalent else result.sides:
             if side.spec is not None and not side.as_written and side.readable:
                 ref = shlex.quote(side.profile.source.ref)
-                out.hint(f"ropepatch doctor {ref} --for {side.spec} says what would work")
+                out.hint(f"what would work: ropepatch doctor {ref} --for {side.spec}")
     return 0 if result.equivalent and result.same_contexts else 1
 
 
@@ -67,5 +67,5 @@ def _across(out: Output, ref: str, length: int | None) -> int:
         from ropepatch.report import runtime_tables
 
         out.show(runtime_tables.readings_table(found), "")
-        out.line(found.sentence())
+        out.sentence(found.sentence())
     return 0 if found.same else 1

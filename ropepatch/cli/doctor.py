@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -87,4 +88,5 @@ def _show(out: Output, subject: Subject, findings: list[Finding]) -> None:
         out.show(shown.table(findings), "")
     out.line(shown.summary(subject, findings))
     if any(one.edits for one in findings):
-        out.hint(f"ropepatch doctor {subject.ref} --fix writes a mended copy; ropepatch explain RPnnn says why")
+        out.hint(f"a mended copy: ropepatch doctor {shlex.quote(subject.ref)} --fix")
+        out.hint(f"why: ropepatch explain {findings[0].rule}")

@@ -82,7 +82,7 @@ def _all_runtimes(out: Output, model: Checkpoint, length: int | None) -> None:
     from ropepatch.report import runtime_tables
 
     out.show(runtime_tables.readings_table(found), "")
-    out.line(found.sentence())
+    out.sentence(found.sentence())
     if found.unlifted:
         out.note(f"ropepatch itself does not read this file: {found.unlifted}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,12 +57,17 @@ def show(out: Output, ref: str) -> None:
         out.show(tables.check_table(record.verification), "")
     else:
         out.note("the output was not verified when it was written")
-    out.hint(f"check the files against it: ropepatch manifest verify {ref}")
+    out.hint(f"check the files against it: ropepatch manifest verify {shlex.quote(ref)}")
 
 
 def _read(ref: str) -> tuple[Manifest, Path]:
     from ropepatch import located, manifest
+    from ropepatch.hub import refs
 
+    if refs.is_remote(ref) and ref.endswith(".json"):
+        from ropepatch.hub import mirror
+
+        return manifest.read(mirror.small(ref)), Path(ref)
     path = Path(ref)
     if path.is_file() and path.suffix == ".json" and path.name != "config.json":
         return manifest.read(path), path

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ropepatch.cli._options import examples, factor, standard, tokens
+from ropepatch.cli._options import alphabet, examples, factor, gibibytes, running, standard, tokens
 from ropepatch.cli._output import Output
 
 if TYPE_CHECKING:
@@ -75,20 +76,9 @@ _EXAMPLES = examples(
     show_default=True,
     help="Needles at each of 7 depths (or windows) that the result is measured on.",
 )
-@click.option("--alphabet", metavar="IDS", help="Token ids: bos=0,filler=1-40,key=41-72,value=73-136.")
+@alphabet
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of the evolution; repeatable.")
-@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
-@click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
-@click.option("--memory", type=click.FloatRange(min=0, min_open=True), metavar="GIB", help="Most a worker may take.")
-@click.option(
-    "--executor",
-    type=click.Choice(["local", "ray"]),
-    default="local",
-    show_default=True,
-    help="Where candidates are scored; ray: the cluster of RAY_ADDRESS, or one on this machine.",
-)
-@click.option("--workers", type=click.IntRange(1, 4096), help="For ray; default: one a GPU, else one a CPU.")
+@running(bounded="Most a worker may take.", where="Where candidates are scored")
 @click.option("-o", "--output", default="factors.json", show_default=True, metavar="FILE", help="Where to write.")
 @click.option("--journal", metavar="FILE", help="Each candidate's line; default: OUTPUT with .journal.jsonl.")
 @click.option("--resume", is_flag=True, help="Go on with the journal of a search that was ended.")
@@ -116,7 +106,7 @@ def command(
         ref,
         init=[part.strip() for part in init.split(",") if part.strip()],
         settings=_settings(settings),
-        limit=round(memory * (1 << 30)) if memory else None,
+        limit=gibibytes(memory),
         output=output,
         journal=journal or _beside(output),
         progress=None if out.json or out.quiet or not sys.stderr.isatty() else _Line().show,
@@ -171,5 +161,6 @@ def _show(out: Output, found: Search, output: str, *, planned: bool) -> None:
         return
     for told in search_tables.warnings(found):
         out.note(told, "warning")
-    out.line(CAVEAT)
-    out.hint(f"ropepatch apply --method longrope --factors {output} {found.ref}")
+    out.sentence(CAVEAT)
+    named = (shlex.quote(str(name)) for name in (output, found.ref))
+    out.hint(f"apply them with: ropepatch apply --method longrope --factors {' '.join(named)}")

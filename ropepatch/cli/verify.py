@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ropepatch.cli._options import examples, standard
+from ropepatch.cli._options import device, dtype, examples, gibibytes, memory_limit, standard
 from ropepatch.cli._output import Output
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _EXAMPLES = examples(
 @click.command(epilog=_EXAMPLES)
 @click.argument("ref")
 @click.option("--base", metavar="REF", help="What it is an extension of; default: itself without its scaling.")
-@click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
+@device
 @click.option(
     "--engine",
     type=click.Choice(["auto", "torch", "transformers", "llama.cpp"]),
@@ -31,9 +31,9 @@ _EXAMPLES = examples(
     show_default=True,
     help="torch: a built-in decoder of the llama family; the others are held against it.",
 )
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
+@dtype
 @click.option("--layers", type=click.IntRange(min=0), default=2, show_default=True, help="Layers to run; 0: all.")
-@click.option("--memory", type=click.FloatRange(min=0, min_open=True), metavar="GIB", help="Most memory to take.")
+@memory_limit("Most memory to take.")
 @click.option("--self-extend", metavar="G,W", help="Also run it with Self-Extend: group and window, for example 4,64.")
 @click.option(
     "--record/--no-record",
@@ -68,21 +68,26 @@ def command(
         ref,
         base,
         layers=layers or None,
-        limit=round(memory * (1 << 30)) if memory else None,
+        limit=gibibytes(memory),
         announce=lambda estimate: _announce(out, estimate),
         self_extend=_self_extend(self_extend),
         **options,
     )
-    written = None
-    if record or (record is None and not remote and result.promise == "manifest"):
-        written = bundle_of(Path(ref)).statement
-        result.write(written)
     if out.json:
         out.document(result.to_json())
     else:
         _show(out, result)
-        if written:
-            out.line(f"statement  {written}")
+    if record or (record is None and not remote and result.promise == "manifest"):
+        written = bundle_of(Path(ref)).statement
+        try:
+            result.write(written)
+        except OSError as error:
+            if record:
+                raise
+            out.note(f"the statement was not written: {written}: {(error.strerror or str(error)).lower()}", "warning")
+        else:
+            if not out.json:
+                out.line(f"statement  {written}")
     return 0 if result.ok else 1
 
 

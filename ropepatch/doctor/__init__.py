@@ -18,11 +18,11 @@ from ropepatch.dialects.gguf import GgufDialect
 from ropepatch.dialects.hf_config import HfDialect
 from ropepatch.doctor import fixing, gguf_view, scope
 from ropepatch.doctor.base import RULES, SEVERITIES, Finding, Hit, Rule
-from ropepatch.doctor.files import edited
 from ropepatch.doctor.rules import load
 from ropepatch.doctor.subject import Subject
 from ropepatch.errors import RopepatchError, UsageError
 from ropepatch.patch import Patch
+from ropepatch.profile import MAX_CONTEXT
 
 __all__ = [
     "Finding",
@@ -67,8 +67,8 @@ def subject_of(
     model_or_ref: Checkpoint | str | Path, runtimes: str | Sequence[str] | None = None, length: int | None = None
 ) -> Subject:
     """The checkpoint as the rules look at it."""
-    if length is not None and not 1 <= length <= checkpoint.MAX_CONTEXT:
-        raise UsageError(f"the length must be between 1 and {checkpoint.MAX_CONTEXT} tokens, not {length}")
+    if length is not None and not 1 <= length <= MAX_CONTEXT:
+        raise UsageError(f"the length must be between 1 and {MAX_CONTEXT} tokens, not {length}")
     model = model_or_ref if isinstance(model_or_ref, Checkpoint) else checkpoint.open(model_or_ref)
     return Subject(model.ref, model.dialect, scope.scope_of(_container(model.dialect), runtimes), length)
 
@@ -121,8 +121,7 @@ def check_patch(patch: Patch, runtimes: str | Sequence[str] | None = None) -> li
     dialect = checkpoint.open(patch.ref).dialect
     wanted = scope.scope_of(_container(dialect), runtimes)
     if isinstance(dialect, HfDialect):
-        config = edited(dialect.config, [edit for edit in patch.edits if edit.file == dialect.path.name])
-        return examine(Subject(patch.ref, HfDialect(dialect.root, dialect.path, config), wanted))
+        return examine(Subject(patch.ref, dialect, wanted).with_edits(patch.edits))
     if isinstance(dialect, GgufDialect):
         made = gguf_view.with_edits(dialect, patch.edits)
         tensors = any(edit.target == "tensor" for edit in patch.edits)

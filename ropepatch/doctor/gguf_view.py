@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ropepatch.containers import gguf
-from ropepatch.containers.gguf import TYPE_CODES, TYPE_NAMES, ArrayRef, Header, KeyValue
+from ropepatch.containers.gguf import TYPE_CODES, TYPE_NAMES, Header, KeyValue
 from ropepatch.dialects.gguf import GgufDialect
 from ropepatch.patch import Edit
 from ropepatch.runtimes.llama_cpp_table import FREQS, LONG, OLLAMA_NAMES, SHORT, Row, reads
@@ -117,6 +117,3 @@ def with_edits(dialect: GgufDialect, edits: Sequence[Edit]) -> GgufDialect:
             keys[edit.name] = KeyValue(edit.name, TYPE_CODES[edit.after.type or "STRING"], edit.after.data, 0, 0)
     header: Header = dataclasses.replace(dialect.header, keys=keys)
     return GgufDialect([header, *dialect.shards[1:]])
-
-
-__all__ = ["F32", "ArrayRef", "GgufView", "Tensor", "with_edits"]

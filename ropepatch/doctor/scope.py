@@ -23,6 +23,14 @@ class Scope:
     named: frozenset[str] = frozenset()
     current: frozenset[str] = frozenset()
 
+    def of(self, engine: str) -> tuple[str, ...]:
+        """The releases of one engine."""
+        return tuple(spec for spec in self.specs if spec.partition("@")[0] == engine)
+
+    def but(self, engine: str) -> tuple[str, ...]:
+        """All but the releases of one engine."""
+        return tuple(spec for spec in self.specs if spec.partition("@")[0] != engine)
+
     def without(self, specs: Sequence[str]) -> Scope:
         """The scope less some runtimes that nobody asked for by name."""
         gone = set(specs) - self.named

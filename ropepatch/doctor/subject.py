@@ -61,7 +61,7 @@ class Subject(Files):
         defaults = self.section.defaults
         lines: tuple[str, ...] = () if not defaults.known and self.section.model_type != "unknown" else ("5",)
         lines = lines if not lines or defaults.only_new else ("4", *lines)
-        of_engine = [spec for spec in scope.specs if spec.partition("@")[0] == "transformers"]
+        of_engine = scope.of("transformers")
         return [spec for spec in of_engine if (spec.partition("@")[2] or "5")[0] not in lines]
 
     # what it comes to

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
+from ropepatch.bundle import stem_of
 from ropepatch.errors import HubError
 from ropepatch.hub import choosing, client, mirror, problems
 from ropepatch.hub.client import Snapshot
+from ropepatch.naming import MANIFEST_SUFFIX
 
 WEIGHTS = (".safetensors", ".bin", ".gguf", ".pth", ".pt", ".h5", ".msgpack", ".ot", ".onnx", ".onnx_data", ".tflite")
 #: the same weights in formats that nobody loads where there are safetensors
@@ -55,7 +57,8 @@ def wanted(snapshot: Snapshot, file: str | None, weights: bool, also: Collection
     """The files of a repository that make up the checkpoint."""
     if file in snapshot.files and file is not None:
         if file.endswith(".gguf"):
-            return choosing.shards_of(snapshot, file)
+            manifest = str(PurePosixPath(file).with_name(stem_of(PurePosixPath(file).name) + MANIFEST_SUFFIX))
+            return [*choosing.shards_of(snapshot, file), *([manifest] if manifest in snapshot.files else [])]
         file = None if (parent := str(PurePosixPath(file).parent)) == "." else parent
     below = f"{file}/" if file else ""
     names = [name for name in snapshot.files if name.startswith(below)]

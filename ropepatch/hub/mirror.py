@@ -100,6 +100,24 @@ def models(ref: str) -> list[str]:
     return found
 
 
+def small(ref: str) -> Path:
+    """One small file, whole.
+
+    Raises:
+        HubError: it cannot be had.
+        InputError: it is large.
+    """
+    place = parse(ref)
+    if client.offline():
+        return _offline(place).path
+    snapshot = client.look(place)
+    if place.file is None or place.file not in snapshot.files:
+        raise HubError("there is no such file", where=str(snapshot.ref))
+    mirror = Mirror(place.repo.rsplit("/", 1)[-1], str(snapshot.ref.within(None)))
+    mirror.put(place.file, client.read(snapshot, place.file, SMALL))
+    return mirror.path(place.file)
+
+
 def look(ref: HubRef) -> Snapshot:
     """What a repository holds at a commit, from memory where this process has opened it.
 

@@ -103,6 +103,7 @@ def push(
         UsageError: no target, or options that exclude each other.
         HubError: the Hub refuses, or the repository moved on meanwhile; nothing was published.
     """
+    refs.refuse(output, "push")
     if private and (branch or pr):
         raise UsageError("--private goes with a new repository, not with --branch or --pr")
     plan = contents.plan_of(Path(output), to, branch, pr, config_only)

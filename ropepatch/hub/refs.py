@@ -111,6 +111,21 @@ def _of_page(ref: str, path: str) -> HubRef:
         raise _malformed(ref) from None
 
 
+def refuse(ref: object, doing: str) -> None:
+    """Refuse a place on the Hub where files have to be here.
+
+    Raises:
+        UsageError: ``ref`` says that it is one.
+    """
+    text = re.sub(r"^hf:/(?!/)", SCHEME, str(ref))  # a path has lost one of the slashes
+    if is_remote(text) and not _REPO.fullmatch(text):
+        place = parse(text)
+        raise UsageError(
+            f"{place} is on the Hub, and {doing} works on files that are here",
+            hint=f"hf download {place.repo} --local-dir {place.repo.rsplit('/', 1)[-1]}",
+        )
+
+
 def repo_name(text: str) -> str:
     """``org/name`` as the target of a push.
 

@@ -50,7 +50,8 @@ def leap(file: Sparse, start: int) -> bool:
         Whether the end was found. If so, all up to behind it is in place, with other texts in the middle; if not, the
         file is as before, but for ranges behind what was known.
     """
-    data = file.path.open("rb").read(file.known)
+    with open(file.path, "rb") as stream:
+        data = stream.read(file.known)
     if data[start - 12 : start - 8] != struct.pack("<I", gguf.STRING):
         return False  # of a file of the other byte order
     try:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ropepatch.checkpoint import MAX_CONTEXT, Checkpoint
+from ropepatch.checkpoint import Checkpoint
 from ropepatch.checkpoint import open as opened
 from ropepatch.errors import InputError, UsageError
 from ropepatch.methods import REGISTRY
@@ -17,6 +18,7 @@ from ropepatch.planner.candidates import Candidate
 from ropepatch.planner.cost import Cost, cost
 from ropepatch.planner.start import Start
 from ropepatch.planner.verdict import Reason
+from ropepatch.profile import MAX_CONTEXT
 
 if TYPE_CHECKING:
     from ropepatch.runtimes.launch import Launch
@@ -134,7 +136,7 @@ class Plan:
 
 
 def plan(
-    ref: Checkpoint | str,
+    ref: Checkpoint | str | Path,
     length: int,
     *,
     method: str | None = None,
@@ -160,7 +162,7 @@ def plan(
         InputError: the checkpoint cannot be read, or has no RoPE.
         UsageError: the arguments do not fit it.
     """
-    model = opened(ref) if isinstance(ref, str) else ref
+    model = ref if isinstance(ref, Checkpoint) else opened(ref)
     if not 1 <= length <= MAX_CONTEXT:
         raise UsageError(f"a length is 1 to {MAX_CONTEXT} tokens, not {length}")
     law = DEFAULT_GAMMA if target_gamma is None else target_gamma

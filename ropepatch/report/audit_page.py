@@ -18,8 +18,8 @@ _STYLE = (
     "<style>body{max-width:80rem}.maps{display:flex;flex-wrap:wrap;gap:1.2rem 1.6rem;margin:.8rem 0}"
     ".maps table{width:auto;border-collapse:separate;border-spacing:2px;font-variant-numeric:tabular-nums}"
     ".maps caption{text-align:left;font-weight:600;padding-bottom:.2rem}"
-    ".maps th,.maps td{border:0;padding:.25rem .45rem;text-align:right;min-width:2.1rem}"
-    ".maps td{border-radius:.15rem;overflow-wrap:normal}.maps td:last-child{min-width:2.1rem}"
+    ".maps th,.maps td{border:0;padding:.25rem .3rem;text-align:right;min-width:2.5rem}"
+    ".maps td,.maps thead th+th{text-align:center}.maps td{border-radius:.15rem;overflow-wrap:normal}"
     ".maps .no{color:var(--soft);background:var(--panel);font-size:.8em}</style>"
 )
 
@@ -31,8 +31,8 @@ def page(result: Audit) -> str:
     name = clean(result.ref).rstrip("/").rsplit("/", 1)[-1]
     engine = ", ".join(str(result.environment[key]) for key in ("engine", "device", "dtype"))
     about = (
-        f"Trained on {result.trained:,} tokens; {result.samples} texts in each cell; {engine}; seed {result.seed}. "
-        "Point at a cell for its interval."
+        f"Trained on {result.trained:,} tokens; right answers of {result.samples} by length and depth; {engine}; "
+        f"seed {result.seed}. Point at a cell for its interval."
     )
     body = [_STYLE, f"<h1>{_safe(name)}: what it still finds</h1>", f"<p>{_safe(about)}</p>"]
     if result.interrupted:

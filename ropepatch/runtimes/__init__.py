@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ropepatch.errors import RuntimeRejects, UsageError
@@ -11,7 +11,6 @@ from ropepatch.errors import RuntimeRejects, UsageError
 if TYPE_CHECKING:
     from ropepatch.profile import RopeProfile
     from ropepatch.runtimes.base import Behaviour, Prediction, Runtime
-    from ropepatch.runtimes.comparison import Row
 
 
 class WrongFormat(RuntimeRejects):
@@ -119,16 +118,3 @@ def predict(
         raise RuntimeRejects(
             f"what {engine.name} makes of it cannot be computed: {type(error).__name__} {error}"[:300], where=where
         ) from None
-
-
-def matrix(
-    profile: RopeProfile | None,
-    config: Mapping[str, Any] | None,
-    length: int | None = None,
-    specs: Sequence[str] | None = None,
-    where: str = "config.json",
-) -> list[Row]:
-    """What every runtime, or those that ``specs`` names, makes of a checkpoint; see ``comparison.matrix``."""
-    from ropepatch.runtimes import comparison
-
-    return comparison.matrix(profile, config, length, specs, where)

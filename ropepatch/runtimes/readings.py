@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropepatch import runtimes
@@ -116,7 +117,7 @@ class Readings:
         }
 
 
-def all_runtimes(checkpoint: Checkpoint | str, length: int | None = None) -> Readings:
+def all_runtimes(checkpoint: Checkpoint | str | Path, length: int | None = None) -> Readings:
     """Every span of releases of every runtime that reads the checkpoint's format, against the newest one.
 
     Args:
@@ -126,9 +127,10 @@ def all_runtimes(checkpoint: Checkpoint | str, length: int | None = None) -> Rea
     Raises:
         InputError: the ref cannot be read, or no runtime known here reads its format.
     """
+    from ropepatch.checkpoint import Checkpoint
     from ropepatch.checkpoint import open as opened
 
-    model = opened(checkpoint) if isinstance(checkpoint, str) else checkpoint
+    model = checkpoint if isinstance(checkpoint, Checkpoint) else opened(checkpoint)
     profile, unlifted = described(model)
     return readings(profile, model.raw_config, model.ref, length, unlifted)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ropepatch.audit.alphabets import alphabet_of
 from ropepatch.audit.torch_engine import Model
 from ropepatch.errors import UsageError
+from ropepatch.hub import refs
 from ropepatch.methods.base import yarn_attention
 from ropepatch.profile import RopeProfile
 from ropepatch.search import heldout, needles, texts
@@ -103,7 +104,8 @@ def prepare(
     """
     from ropepatch import checkpoint
 
-    model = ref if isinstance(ref, checkpoint.Checkpoint) else checkpoint.open(ref)
+    model = ref if isinstance(ref, checkpoint.Checkpoint) else checkpoint.open_whole(ref)
+    named = checkpoint.open(ref).ref if isinstance(ref, str) and refs.is_remote(ref) else model.ref
     _check(objective, text, short, budget, samples, held_out)
     base = unscaled(model.profile)
     asked = _asked(model, base, factor, length, original, group)
@@ -116,7 +118,7 @@ def prepare(
     short = {"longrope": "search", "longrope2": "ones"}[space] if short == "auto" and space in _KINDS else short
     made = _spaces(base, asked, space, short, budget, settings, names)
     found = Search(
-        model.ref, asked.group, asked.factor, asked.trained, asked.length, space, objective, seed, samples, scale,
+        named, asked.group, asked.factor, asked.trained, asked.length, space, objective, seed, samples, scale,
         short, made[2]["long"].describe(), (),
         {"engine": f"torch {torch.__version__}", "device": where, "dtype": dtype},
     )  # fmt: skip

@@ -19,14 +19,12 @@ if TYPE_CHECKING:
     from ropepatch.profile import RopeProfile
     from ropepatch.verify.decoder import Decoder
 
-ENGINES = ("torch", "transformers", "llama.cpp")
 #: engine -> (module, the extra that brings it)
 _NEEDED = {
     "torch":        (("torch", "torch"),),
     "transformers": (("torch", "torch"), ("transformers", "transformers")),
     "llama.cpp":    (("torch", "torch"), ("xllamacpp", "llamacpp")),
 }  # fmt: skip
-DTYPES = ("float32", "bfloat16", "float16")
 Array = npt.NDArray[np.float64]
 
 

@@ -10,31 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ropepatch.errors import CheckFailed, InputError
 from ropepatch.frequencies import deviation, profile_frequencies
-from ropepatch.methods.base import Frequencies
 from ropepatch.methods.linear import Linear
 from ropepatch.methods.stack import Stack
 from ropepatch.profile import RopeProfile
-from ropepatch.verify import engines, probes
+from ropepatch.verify import engines, live, probes
 from ropepatch.verify.promise import FAILED, PASSED, SKIPPED, WARNED, Check, Promise, main_group, trained_context
 
 if TYPE_CHECKING:
     from ropepatch.checkpoint import Checkpoint
     from ropepatch.verify.engines import Engine, TorchEngine
 
-#: float32 frequencies: ours are rounded once, transformers' are computed in float32
-LIVE_LIMIT = {"torch": 1e-6, "transformers": 2e-5}
-#: a live frequency that differs from the base's by less has not been changed
-_CHANGED = 1e-4
-#: log-probabilities of two engines, by dtype
-AGREEMENT = {"float32": 1e-3, "bfloat16": 0.25, "float16": 0.05}
-#: of the largest log-probability's size: what is far from zero is rounded as coarsely (four units in the last place)
-_RELATIVE = {"float32": 0.0, "bfloat16": 2.0**-5, "float16": 2.0**-8}
-#: of an engine that does not show its frequencies: they count as changed if the base's are as many times farther away
-_NEARER = 3.0
 #: same frequencies in a short context: the same numbers up to the order of additions
 _SAME_KL = 1e-6
 #: top-1 agreement below this inside the trained range calls for fine-tuning
@@ -46,7 +34,6 @@ PROMPT = 4096
 #: positions of a short text whose predictions are compared
 _COMPARED = 64
 _SEED = 20260
-_NOTHING = "nothing was to change: the promised frequencies are the base's"
 
 
 @dataclass(frozen=True)
@@ -91,6 +78,7 @@ class Pass:
     def __init__(self, checkpoint: Checkpoint, base: Checkpoint | None, promise: Promise, settings: Settings) -> None:
         self.checkpoint, self.base, self.promise, self.settings = checkpoint, base, promise, settings
         self.trained, self.length = lengths(checkpoint, promise)
+        self.expected = live.Expected(promise, self.trained, self.length)
         self.device = engines.device_of(settings.device)
         self.tokens = np.random.default_rng(_SEED)
         self.engine_versions: dict[str, str] = {}
@@ -144,8 +132,6 @@ class Pass:
             return [*found, *(Check(name, SKIPPED, why) for name in ("drift", "attention range", "relative positions"))]
         return [*found, self._drift(ours), self._range(ours), self._shift(ours)]
 
-    # ---- single checks ----------------------------------------------------------------------------------------------
-
     def _one_engine(self, loaded: Engine, ours: TorchEngine | None) -> list[Check]:
         """Finite numbers, frequencies in the module, agreement with our decoder."""
         whole = loaded.name == "llama.cpp"
@@ -163,89 +149,19 @@ class Pass:
             theirs = loaded.log_probabilities(tokens, positions, at)
         except CheckFailed as error:
             return [Check("finite", FAILED, error.what, {"positions": positions[-1]})]
-        found = [_finite(theirs, positions[-1])]
+        found = [live.finite(theirs, positions[-1])]
         mine = ours.log_probabilities(tokens, positions, at) if ours is not None and loaded is not ours else None
-        live = loaded.rotations()
-        if live is not None:
-            found += [self._live(live, loaded.name), self._changed(live)]
+        rotations = loaded.rotations()
+        if rotations is not None:
+            found += [self.expected.in_module(rotations, loaded.name), self.expected.changed(rotations)]
         elif mine is not None and mine.shape == theirs.shape:
             base = self.plain.log_probabilities(tokens, positions, at)
-            found += self._unseen(loaded.name, *(float(np.abs(theirs - one).max()) for one in (mine, base)))
+            found += self.expected.unseen(loaded.name, *(float(np.abs(theirs - one).max()) for one in (mine, base)))
         else:
             found.append(Check("frequencies", SKIPPED, f"{loaded.name} does not show what it rotates by"))
         if ours is not None and mine is not None:
-            found.append(self._agreement(loaded.name, mine, theirs, positions[-1], ours))
+            found.append(self.expected.agreement(loaded.name, mine, theirs, positions[-1], ours, self.settings.dtype))
         return found
-
-    def _unseen(self, name: str, promised: float, base: float) -> list[Check]:
-        """An engine that shows no frequencies, by how far its numbers are from those of the two rotations."""
-        told = f"{name} does not show what it rotates by"
-        numbers = {"to_promised": promised, "to_base": base}
-        found = [Check("frequencies", SKIPPED, f"{told}; see changed and agreement")]
-        if self._nothing_to_change():
-            return [*found, Check("changed", SKIPPED, _NOTHING)]
-        detail = f"log-probabilities are {promised:.1e} from the checkpoint's rotation and {base:.1e} from the base's"
-        if base > _NEARER * promised:
-            return [*found, Check("changed", PASSED, detail, numbers)]
-        if promised > _NEARER * base:
-            return [*found, Check("changed", FAILED, f"{detail}: the scaling is not in force", numbers)]
-        return [*found, Check("changed", WARNED, f"{detail}: this text does not tell them apart", numbers)]
-
-    def _nothing_to_change(self) -> bool:
-        base = profile_frequencies(self.promise.base, self.trained)
-        promised = profile_frequencies(self.promise.profile, self.length)
-        return all(deviation(promised[name], base[name]) <= _CHANGED for name in promised if name in base)
-
-    def _live(self, live: dict[str, Frequencies], engine: str) -> Check:
-        wanted = profile_frequencies(self.promise.profile, self.length)
-        worst, limit = 0.0, LIVE_LIMIT[engine]
-        if len(live) == len(wanted) == 1:
-            live = dict(zip(wanted, live.values(), strict=True))
-        for name, have in live.items():
-            if name not in wanted:
-                return Check("frequencies", FAILED, f"the module has frequencies for {name}, the promise none")
-            worst = max(worst, deviation(have, wanted[name]))
-        numbers = {"deviation": worst if np.isfinite(worst) else None, "limit": limit}
-        if worst <= limit:
-            return Check("frequencies", PASSED, f"in the module as promised, largest deviation {worst:.1e}", numbers)
-        return Check(
-            "frequencies",
-            FAILED,
-            f"the module does not rotate as promised: largest relative deviation {worst:.2g}, limit {limit:.0e}",
-            numbers,
-        )
-
-    def _changed(self, live: dict[str, Frequencies]) -> Check:
-        base = profile_frequencies(self.promise.base, self.trained)
-        promised = profile_frequencies(self.promise.profile, self.length)
-        names = [name for name in promised if name in base]
-        if self._nothing_to_change():
-            return Check("changed", SKIPPED, _NOTHING)
-        if len(live) == len(base) == 1:
-            live = dict(zip(base, live.values(), strict=True))
-        most = max((deviation(live[name], base[name]) for name in names if name in live), default=0.0)
-        numbers = {"deviation": most if np.isfinite(most) else None}
-        if most > _CHANGED:
-            return Check("changed", PASSED, f"differs from the base by up to {most:.3g} relative", numbers)
-        return Check("changed", FAILED, "the module rotates as the base does: the scaling is not in force", numbers)
-
-    def _agreement(self, name: str, mine: engines.Array, theirs: engines.Array, last: int, ours: TorchEngine) -> Check:
-        if mine.shape != theirs.shape:
-            return Check("agreement", FAILED, f"{name} has {theirs.shape[1]} tokens, the weights {mine.shape[1]}")
-        if ours.decoder.stops_at_attention:
-            return Check("agreement", SKIPPED, "our decoder leaves out the experts, so that logits are not comparable")
-        difference, dtype = float(np.abs(mine - theirs).max()), self.settings.dtype
-        limit = max(AGREEMENT[dtype], _RELATIVE[dtype] * float(np.abs(mine).max()))
-        if ours.decoder.weights_are_quantised:
-            limit = max(limit, AGREEMENT["bfloat16"])  # llama.cpp quantises activations as well
-        numbers = {"difference": difference, "limit": limit, "position": last}
-        detail = (
-            f"log-probabilities of {name} and the built-in decoder differ by {difference:.1e} up to position {last}, "
-            f"limit {limit:.3g} for {dtype}"
-        )
-        if last < self.trained < self.length:
-            detail += f"; {name} was not given positions beyond the trained {self.trained}"
-        return Check("agreement", PASSED if difference <= limit else FAILED, detail, numbers)
 
     def _drift(self, ours: TorchEngine) -> Check:
         """How far short texts are from the base's, and from where plain interpolation would bring them."""
@@ -333,7 +249,7 @@ def llama_context(promise: Promise, trained: int, length: int) -> int:
     """The context that llama.cpp allocates: what the prompt needs, and more where factors are chosen by its length."""
     short, long = (profile_frequencies(promise.profile, at) for at in (trained, length))
     needed = min(length, PROMPT + 1)
-    if any(deviation(long[name], short[name]) > _CHANGED for name in long):
+    if any(deviation(long[name], short[name]) > live.CHANGED for name in long):
         needed = min(length, max(needed, trained + 256))
     return needed
 
@@ -342,16 +258,6 @@ def _vocabulary(engine: Engine) -> int:
     return (
         int(engine.model.config.get_text_config().vocab_size) if isinstance(engine, engines.TransformersEngine) else 1
     )
-
-
-def _finite(values: npt.NDArray[Any], last: int) -> Check:
-    bad = int((~np.isfinite(values)).sum())
-    numbers = {"position": last, "not_finite": bad}
-    if bad:
-        return Check(
-            "finite", FAILED, f"{bad} of {values.size} log-probabilities up to position {last} are not finite", numbers
-        )
-    return Check("finite", PASSED, f"log-probabilities up to position {last} are finite", numbers)
 
 
 def run(

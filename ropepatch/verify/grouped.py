@@ -48,7 +48,7 @@ def check(checkpoint: Checkpoint, how: SelfExtend, settings: Settings) -> Check:
     import torch
 
     from ropepatch.verify import engines, shape, weights
-    from ropepatch.verify.forward import AGREEMENT
+    from ropepatch.verify.live import AGREEMENT
     from ropepatch.verify.promise import FAILED, PASSED
 
     sizes = shape.read(checkpoint)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,10 +46,21 @@ class Check:
         return {"name": self.name, "result": self.result, "detail": self.detail, "numbers": dict(self.numbers)}
 
 
-def outcome(checks: Iterable[Check]) -> str:
-    """``FAILED`` where any check failed, else ``WARNED`` where any warned, else ``PASSED``."""
-    results = {check.result for check in checks}
-    return next((result for result in (FAILED, WARNED) if result in results), PASSED)
+class Checked:
+    """Whatever has come to ``checks``."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def result(self) -> str:
+        """``FAILED`` where any check failed, else ``WARNED`` where any warned, else ``PASSED``."""
+        results = {check.result for check in self.checks}
+        return next((result for result in (FAILED, WARNED) if result in results), PASSED)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing failed."""
+        return self.result != FAILED
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropepatch.errors import InputError
-from ropepatch.verify.promise import FAILED, PASSED, WARNED, Check, outcome
+from ropepatch.verify.promise import FAILED, PASSED, WARNED, Check, Checked
 
 if TYPE_CHECKING:
     from ropepatch.checkpoint import Checkpoint
@@ -29,7 +29,7 @@ Announce = Callable[[dict[str, Any]], object]
 
 
 @dataclass(frozen=True)
-class Verification:
+class Verification(Checked):
     """The result.
 
     Attributes:
@@ -49,16 +49,6 @@ class Verification:
     subjects: Mapping[str, str | None]
     promise: str
     base: str | None = None
-
-    @property
-    def result(self) -> str:
-        """``FAILED`` where any check failed, else ``WARNED`` where any warned, else ``PASSED``."""
-        return outcome(self.checks)
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing failed."""
-        return self.result != FAILED
 
     def to_json(self) -> dict[str, Any]:
         """The in-toto statement that ``schemas/verify.schema.json`` describes."""

@@ -268,7 +268,7 @@ def test_out_of_memory_leaves_everything_else() -> None:
 
 
 LONG = (
-    "audit", FIXTURE, "--method", "ntk,yarn", "--factor", "4", "--lengths", "256,512,1024", "--samples", "4",
+    "audit", FIXTURE, "--method", "ntk,yarn", "--factor", "4", "--lengths", "256,512,1024,4096", "--samples", "4",
     "--depths", "0.1,0.5", "--alphabet", LETTERS, "--device", "cpu", "--task", "passkey", "--json",
 )  # fmt: skip
 
@@ -299,7 +299,7 @@ def test_ctrl_c_shows_what_there_is_and_resume_ends_it(tmp_path: Path) -> None:
 
     assert code == 130
     assert stopped["interrupted"]
-    assert 3 <= len(stopped["cells"]) < len(whole["cells"]) == 18
+    assert 3 <= len(stopped["cells"]) < len(whole["cells"]) == 24
     schemas.validator("audit").validate(stopped)
     resumed = command(*LONG, "--journal", tmp_path / "cells.jsonl", "--resume").document
     assert told(resumed) == told(whole)
@@ -316,13 +316,29 @@ def test_a_killed_run_is_resumed(tmp_path: Path) -> None:
 
     assert code == -signal.SIGKILL
     assert not resumed["interrupted"]
-    assert len(resumed["cells"]) == 18
+    assert len(resumed["cells"]) == 24
     assert all(cell in resumed["cells"] for cell in kept)
 
 
 def told(document: Any) -> list[tuple[Any, ...]]:
     """What cells say, without how long they took."""
     return [(c["variant"], c["task"], c["length"], c["depth"], c["hits"]) for c in document["cells"]]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("engine", ["torch", "transformers"])
+def test_cuda(engine: str) -> None:
+    """On a CUDA device, in chunks behind shared prefixes, cells are those of the CPU."""
+    asked = {**SMALL, "task": ("passkey", "multikey"), "methods": ("yarn",), "factor": 4, "lengths": (256, 4096)}
+    here, there = (ropepatch.audit(FIXTURE, engine=engine, **{**asked, "device": name}) for name in ("cpu", "cuda"))
+
+    assert there.environment["device"] == "cuda"
+    for mine, theirs in zip(there.cells, here.cells, strict=True):
+        assert mine["status"] == "measured", mine
+        assert abs(mine["log_probability"] - theirs["log_probability"]) < 0.05
+    same = [mine["hits"] == theirs["hits"] for mine, theirs in zip(there.cells, here.cells, strict=True)]
+    assert sum(same) >= 0.9 * len(same)
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------

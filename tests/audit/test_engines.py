@@ -105,7 +105,6 @@ def test_http(reference: Audit, tmp_path: Path) -> None:
 class Words(http.server.BaseHTTPRequestHandler):
     """Completions of texts only, by the fixture and its words; every third request is turned away at first."""
 
-    texts_only = True
     logprobs = False
     answered = 0
     asked = 0

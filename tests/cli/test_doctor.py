@@ -36,7 +36,7 @@ def test_findings_for_people(card: Path) -> None:
     assert "takes 1 for the factor: scaling off" in " ".join(ended.out.split())
     assert "set max_position_embeddings to 32768 (--fix does it)" in ended.out
     assert "1 warning; held against transformers (all releases), vllm (all releases)" in ended.out
-    assert "hint: ropepatch doctor" in ended.err
+    assert f"hint: a mended copy: ropepatch doctor {card} --fix" in ended.err
 
 
 @pytest.mark.parametrize("option", ["--for", "--runtime"])
@@ -142,7 +142,7 @@ def test_nothing_to_fix(tmp_path: Path) -> None:
         (["--for", ""], "no runtime is named"),
         (["-o", "out"], "--output goes with --fix"),
         (["--in-place"], "--in-place goes with --fix"),
-        (["--length", "0"], "0 is not in the range"),
+        (["--length", "0"], "less than one token"),
     ],
 )
 def test_usage(arguments: list[str], said: str, card: Path) -> None:
@@ -244,3 +244,14 @@ def test_a_patch_file_is_examined_too(folder: Path) -> None:
 
     assert ropepatch(*arguments).code == 3
     assert ropepatch(*arguments, "--force").code == 0
+
+
+def test_what_is_mended_is_not_told_as_left(folder: Path) -> None:
+    """After --fix the warnings are those of the copy: the tokenizer's limit, raised in it, is not among them."""
+    (folder / "tokenizer_config.json").write_text('{"model_max_length": 512}', encoding="utf-8")
+    assert "RP207" in ropepatch("doctor", folder).out
+    ended = ropepatch("doctor", folder, "--fix")
+
+    assert ended.code == 0, ended.err
+    assert "note: RP207" in ended.err
+    assert "warning: RP207" not in ended.err

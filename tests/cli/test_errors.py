@@ -251,6 +251,12 @@ def test_what_is_no_input(arguments: tuple[str, ...], code: int, said: str, mode
     assert said in one_line(ropepatch(*arguments, cwd=model.parent, env={"HF_HUB_OFFLINE": "1"}), code)
 
 
+@pytest.mark.parametrize("arguments", [("--json",), ("--json", "inspect", "gone"), ("inspct", "--json")])
+def test_usage_errors_before_a_command_are_json_too(arguments: tuple[str, ...]) -> None:
+    """An error that ends the reading of the command line itself is one JSON object where that was asked for."""
+    assert ropepatch(*arguments).error["exit_code"] == 2
+
+
 def test_manifest_alone() -> None:
     """The group's name alone shows what it can do."""
     ended = ropepatch("manifest")

@@ -104,6 +104,23 @@ def test_a_link_as_input(model: Path, tmp_path: Path) -> None:
     assert [path.name for path in store.iterdir()] == ["0123abcd"]
 
 
+def test_results_on_a_read_only_disk(tmp_path: Path) -> None:
+    """What verify found is shown though its statement cannot be kept; an audit's page is refused before measuring."""
+    with mounts.mounted("tmpfs", tmp_path) as place:
+        model = tiny.write_gguf(place / "model.gguf", tiny.ModelSpec(layers=1, hidden=64, vocab=300))
+        assert ropepatch(*APPLY, model).code == 0
+        output = place / "model-yarn-4x.gguf"
+        subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+        ended = ropepatch("verify", output)
+
+        assert ended.code == 0, ended.err
+        assert "2 layers, cpu" in ended.out
+        assert "warning: the statement was not written: " in ended.err
+        assert "read-only file system" in told(ropepatch("verify", output, "--record", "-q"), 3)
+        page = ("--lengths", "16k", "--samples", 200, "--html", place / "page.html")
+        assert "nothing can be written there" in told(ropepatch("audit", model, *page), 3)
+
+
 def test_a_read_only_disk(tmp_path: Path) -> None:
     """On a read-only mount nothing is written, in place or beside; elsewhere a copy can be."""
     with mounts.mounted("tmpfs", tmp_path) as place:
@@ -214,8 +231,8 @@ main(sys.argv[1:])
     subprocess.run([sys.executable, "-c", code, *APPLY, str(model)], env=env, capture_output=True, check=False)
     target = model.with_name("model-yarn-4x.gguf")
     assert target.exists()
-    for command in (("inspect", target), (*APPLY, model)):
-        assert "ropepatch recover removes it" in told(ropepatch(*command), 3)
+    assert f"ropepatch recover {target} removes it" in told(ropepatch("inspect", target), 3)
+    assert "ropepatch recover removes it" in told(ropepatch(*APPLY, model), 3)
     assert ropepatch("recover", target, "--json").document["removed"] == [str(target)]
     assert [path.name for path in model.parent.iterdir()] == ["model.gguf"]
     assert ropepatch(*APPLY, model).code == 0

@@ -196,3 +196,17 @@ def test_narrow_encoding(model: Path) -> None:
 
     assert ended.code == 0
     assert "\\u03b8" in ended.out
+
+
+def test_prose_is_wrapped_between_words_on_a_terminal(model: Path) -> None:
+    """Notes and sentences fit the width; a hint keeps its command on one line, and a pipe gets whole lines."""
+    arguments = ("apply", "--method", "yarn", "--factor", 4, "--dry-run", model)
+    lines = in_terminal(*arguments, COLUMNS="60", NO_COLOR="1").replace("\r", "").split("\n")
+    note = next(index for index, line in enumerate(lines) if line.startswith("note: do not use"))
+
+    assert lines[note + 1].startswith("  ")
+    assert all(len(line) <= 60 for line in lines[note : note + 3])
+    assert any(line.startswith("hint: nothing was written") and len(line) > 60 for line in lines)
+    assert "note: do not use --context-shift, --cache-reuse or --grp-attn-n with this file: llama" in (
+        ropepatch(*arguments).err
+    )

@@ -138,7 +138,7 @@ def test_diff_with_a_runtime_that_refuses(tmp_path: Path) -> None:
     """A refusal is a difference, not an error: exit 1 and the reason."""
     path = folder(tmp_path, "linear_int4")
     ended = ropepatch("diff", path, "--runtime-a", "vllm", "--runtime-b", "transformers")
-    assert (ended.code, ended.err) == (1, f"hint: ropepatch doctor {path} --for vllm says what would work\n")
+    assert (ended.code, ended.err) == (1, f"hint: what would work: ropepatch doctor {path} --for vllm\n")
     assert "vllm 0.33 does not run it: it stops with a TypeError" in ended.out
     document = ropepatch("diff", path, "--runtime-b", "vllm", "--json").document
     assert validated(document, "diff")["runtimes"]["a"] is None

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +44,28 @@ def test_a_repository_of_many_files_is_patched_at_once(many: HubServer, shell: S
         f"hf://org/many@{commit}/{name}" for name in ("m-F32.gguf", "m-copy.gguf")
     ]
     assert sorted(path.name for path in tmp_path.glob("*.gguf")) == ["m-F32-yarn-4x.gguf", "m-copy-yarn-4x.gguf"]
+
+
+def test_hundreds_of_refs(many: HubServer, shell: Shell, tmp_path: Path) -> None:
+    """inspect --csv goes through a list of hundreds, several at a time: a line each, in their order, failures too."""
+    config = json.loads((ROOT / "fixtures" / "tiny-llama" / "config.json").read_text())
+    names = [f"org/model-{number}" for number in range(200)]
+    for number, name in enumerate(names):
+        if number != 77:
+            data = json.dumps({**config, "max_position_embeddings": 1024 + number}).encode()
+            many.store.seed(name, {"config.json": data})
+    (tmp_path / "list").write_text("# all of them\n" + "\n".join(f"hf://{name}" for name in names))
+    many.reset()
+    done = shell.run("inspect", "--csv", "--from", tmp_path / "list", "--jobs", 8)
+    rows = list(csv.DictReader(io.StringIO(done.out)))
+
+    assert done.code == 1, done.err
+    assert [re.sub(r"hf://|@.*", "", row["ref"]) for row in rows] == names
+    assert [row["declared_context"] for row in rows if not row["error"]] == [
+        str(1024 + number) for number in range(200) if number != 77
+    ]
+    assert "no such repository" in rows[77]["error"]
+    assert len(many.log) == 2 * 199 + 1
 
 
 def test_a_job_publishes_without_a_stored_token(many: HubServer, tmp_path: Path) -> None:

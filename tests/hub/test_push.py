@@ -309,6 +309,11 @@ REFUSED = {
     "pr nowhere": (("push", "OUT", "--to", "org/none", "--pr"), 4, "no such repository"),
     "alone": (("apply", "hf://org/base", *YARN, "--private"), 2, "--private goes with --to"),
     "in place": (("apply", "hf://org/base", *YARN, "--in-place"), 2, "not changed in place"),
+    "signed": (
+        ("apply", "hf://org/base", *YARN, "--to", "org/x", "--sign", "k"),
+        2,
+        "--sign first, then ropepatch push",
+    ),
 }
 
 
@@ -331,12 +336,6 @@ FAULTS = {
     "failure": ("POST", "/commit/", {"status": 500, "times": 99}, "failed with 500"),
     "cut": ("POST", "/lfs-files/duplicate", {"cut": 1, "times": 99}, "cannot be reached"),
     "moved": ("POST", "/commit/", {"status": 412}, "has moved on"),
-    "region": (
-        "POST",
-        "/duplicate",
-        {"status": 400, "message": "must be in the same storage region"},
-        "storage region",
-    ),
     "card": ("POST", "/validate-yaml", {"status": 500, "times": 99}, "failed with 500"),
 }
 
@@ -352,6 +351,30 @@ def test_nothing_half_published(base: HubServer, output: Path, shell: Shell, cas
     assert wanted in done.err
     assert done.err.count("\n") == 1
     assert "org/new" not in base.store.repos
+
+
+def test_another_region(base: HubServer, output: Path, shell: Shell) -> None:
+    """Weights that the server will not copy across regions are told, and --config-only publishes without them."""
+    base.store.repos["org/base"].region = "eu"
+    done = shell.run("push", output, "--to", "org/new")
+
+    assert done.code == 4, done.err
+    assert "another storage region" in done.err
+    assert "--config-only" in done.err
+    assert done.err.count("\n") == 1
+    assert "org/new" not in base.store.repos
+    assert shell.run("apply", "hf://org/base", *YARN, "--to", "org/new", "--config-only", "-q").code == 0
+
+
+def test_offline(base: HubServer, output: Path, tmp_path: Path) -> None:
+    """Offline nothing can be published, which is one line; nothing is asked."""
+    base.reset()
+    done = ropepatch("push", output, "--to", "org/new", env=base.env(tmp_path / "home") | {"HF_HUB_OFFLINE": "1"})
+
+    assert done.code == 4, done.err
+    assert "HF_HUB_OFFLINE" in done.err
+    assert done.err.count("\n") == 1
+    assert not base.log
 
 
 def test_answer_lost(base: HubServer, output: Path, shell: Shell) -> None:
@@ -406,13 +429,21 @@ def test_base_moved_before_pull_request(base: HubServer, output: Path, shell: Sh
 
 
 def test_token_nowhere(base: HubServer, output: Path, shell: Shell, home: Path) -> None:
-    """The token is in no output, no file and nothing that is published."""
+    """The token is in no output, no file, no log and nothing that is published."""
     texts = []
     for options in (("--to", "org/yarn", "--json"), ("--branch", "b"), ("--to", "other/x", "--debug")):
         done = shell.run("push", output, *options)
         texts.append(done.out + done.err)
+    random_gguf(home.with_name("m.gguf"), 12)
+    words = ("apply", home.with_name("m.gguf"), *YARN, "--to", "org/gguf", "--debug")
+    sent = ropepatch(*words, env=base.env(home))  # large enough for chunks of its own, with a home for it alone
+    assert sent.code == 0, sent.err
+    texts += [sent.out, sent.err]
     for repo in base.store.repos:
         texts += [data.decode("latin-1") for data in files_of(base, repo).values()]
-    texts += [path.read_bytes().decode("latin-1") for path in output.rglob("*") if path.is_file()]
+    places = (output, home, base.store.root)
+    found = [path for place in places for path in place.rglob("*") if path.is_file()]
+    assert any("log" in path.parts[-2] for path in found)  # hf_xet keeps one
 
     assert not [text for text in texts if WRITER in text]
+    assert not [path for path in found if WRITER.encode() in path.read_bytes()]

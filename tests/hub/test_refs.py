@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from ropepatch.errors import UsageError
 from ropepatch.hub import refs
+from tests.support.command import ROOT
 
 PLACES = [
     ("hf://org/repo", "org/repo", None, None),
@@ -63,3 +65,12 @@ def test_paths_stay_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     for path in ("models/there", "models/missing", "org/model.gguf", "a/b/c", "model", "./org/repo", "/org/repo"):
         assert not refs.is_remote(path), path
+
+
+def test_one_room_talks_to_the_hub() -> None:
+    """huggingface_hub and hf_xet are imported in ropepatch/hub and nowhere else."""
+    statement = re.compile(r"^\s*(?:from|import) (?:huggingface_hub|hf_xet)\b", re.MULTILINE)
+    package = ROOT / "ropepatch"
+    users = [path for path in package.rglob("*.py") if statement.search(path.read_text(encoding="utf-8"))]
+
+    assert {path.relative_to(package).parts[0] for path in users} == {"hub"}

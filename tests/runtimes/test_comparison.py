@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from ropepatch import runtimes
+from ropepatch.runtimes import comparison
 from tests.runtimes.test_recorded import CASES, RELEASES
 
 QWEN = CASES["yarn_qwen25_doc"]
@@ -14,7 +15,7 @@ QWEN = CASES["yarn_qwen25_doc"]
 
 def rows(config: dict[str, Any], length: int | None = None, specs: tuple[str, ...] | None = None) -> dict[str, Any]:
     """The rows of the matrix by runtime."""
-    return {row.runtime: row for row in runtimes.matrix(None, config, length, specs)}
+    return {row.runtime: row for row in comparison.matrix(None, config, length, specs)}
 
 
 def test_the_qwen_model_card_recipe_is_off_where_the_factor_is_rederived() -> None:
@@ -75,7 +76,7 @@ def agreeing(specs: tuple[str, ...]) -> list[str]:
     names = []
     for case, config in CASES.items():
         lengths = (None, int(config["max_position_embeddings"]))
-        if all(row.status == "same" for length in lengths for row in runtimes.matrix(None, config, length, specs)):
+        if all(row.status == "same" for length in lengths for row in comparison.matrix(None, config, length, specs)):
             names.append(case)
     return names
 

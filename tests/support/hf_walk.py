@@ -353,11 +353,3 @@ def _forward(module: nn.Module, layer_type: str | None, length: int) -> tuple[np
 def _once(values: np.ndarray) -> np.ndarray:
     """One value a pair, from a row that repeats them as two halves."""
     return values[: values.size // 2]
-
-
-def rotary_class_or_none(config_class: type[PretrainedConfig]) -> type[nn.Module] | None:
-    """As rotary_class, with None for an ambiguous class too."""
-    try:
-        return rotary_class(config_class)
-    except Unbuildable:
-        return None

@@ -27,7 +27,6 @@ class Report:
 
     loaded: bool
     info: dict[str, str]
-    tensors_looked_for: frozenset[str]
     log: str
 
     @property
@@ -103,11 +102,9 @@ def load_report(gguf_path: str | Path, n_ctx: int = 256, *, timeout: float = 60.
         # The engine logs from a thread of its own: one that stops on a file may lose the tail, and says it next time.
         if loaded or "print_info: rope type" in log:
             break
-    info, looked_for = {}, set()
+    info = {}
     for line in log.splitlines():
         if "print_info: " in line and " = " in line:
             name, value = line.split("print_info: ", 1)[1].split(" = ", 1)
             info[name.strip()] = value.strip()
-        elif "create_tensor: loading tensor " in line:
-            looked_for.add(line.rsplit(" ", 1)[1])
-    return Report(loaded, info, frozenset(looked_for), log)
+    return Report(loaded, info, log)

@@ -47,7 +47,7 @@ def params(subject: Subject) -> Iterator[Hit]:
     if found.equivalent and found.same_contexts:
         return
     own = any(subject.dialect.root.glob("consolidated*.safetensors"))
-    specs = tuple(spec for spec in subject.scope.specs if spec.partition("@")[0] == "vllm") if own else ()
+    specs = subject.scope.of("vllm") if own else ()
     reader = "vllm reads it" if own else "vllm --config-format mistral reads it"
     yield Hit("", f"{reader}, other engines config.json: {_clause(found)}", specs, file=PARAMS)
 

@@ -34,6 +34,18 @@ def _capped(subject: Subject, below: float) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _reaches(subject: Subject) -> Iterator[tuple[int, int, str]]:
+    """The declared context of each YaRN dict, how far its factor reaches, and both in words."""
+    declared = subject.section.context()
+    for _, rope in subject.ropes():
+        factor, original = number(rope, "factor"), number(rope, ORIGINAL)
+        if kind_of(rope) != "yarn" or not factor or not original or not declared or factor * original > 1 << 31:
+            continue
+        reach = round(factor * original)
+        text = f"{declared:,} tokens are declared, factor {factor:g} of {original:,.0f} reaches {reach:,}"
+        yield declared, reach, text
+
+
 @rule(
     "RP201",
     "declared context is less than the scaling reaches",
@@ -52,19 +64,13 @@ def declares_too_little(subject: Subject) -> Iterator[Hit]:
     """Qwen's model cards add a YaRN dict and leave max_position_embeddings alone. exllamav3 and transformers 4.50 to
     4.55 put declared over original context in place of the factor, which comes to 1 and turns YaRN off; vLLM from 0.30
     on and SGLang derive the unextended context. Where it is original times factor, all agree."""
-    declared = subject.section.context()
-    for _, rope in subject.ropes():
-        factor, original = number(rope, "factor"), number(rope, ORIGINAL)
-        if kind_of(rope) != "yarn" or not factor or not original or not declared or factor * original > 1 << 31:
-            continue
-        reach = round(factor * original)
+    for declared, reach, text in _reaches(subject):
         if declared >= reach - 1:
             continue
         key = subject.section.context_key()
         edits = (subject.put(subject.at(key), reach),)
         turned = tuple(spec for spec in subject.moved(edits) if spec in subject.deviating())
         capped = tuple(spec for spec in _capped(subject, reach) if spec not in turned)
-        text = f"{declared:,} tokens are declared, factor {factor:g} of {original:,.0f} reaches {reach:,}"
         said = [grouped(turned, lambda spec: _replaced(subject, spec))] if turned else []
         said += [grouped(capped, lambda spec: f"serves {derived(subject, spec) or 0:,} tokens")] if capped else []
         concerned = tuple(spec for spec in subject.scope.specs if spec in (*turned, *capped))
@@ -89,17 +95,11 @@ def _replaced(subject: Subject, spec: str) -> str:
 def declares_too_much(subject: Subject) -> Iterator[Hit]:
     """Positions beyond original context times factor were neither trained nor scaled for. exllamav3 and transformers
     4.50 to 4.55 take declared over original context for the factor instead, and so compute something else."""
-    declared = subject.section.context()
-    for _, rope in subject.ropes():
-        factor, original = number(rope, "factor"), number(rope, ORIGINAL)
-        if kind_of(rope) != "yarn" or not factor or not original or not declared or factor * original > 1 << 31:
-            continue
-        reach = round(factor * original)
+    for declared, reach, text in _reaches(subject):
         if declared <= reach + 1:
             continue
         turned = subject.moved((subject.put(subject.at(subject.section.context_key()), reach),))
         turned = tuple(spec for spec in turned if subject.differs(spec))
-        text = f"{declared:,} tokens are declared, factor {factor:g} of {original:,.0f} reaches {reach:,}"
         text += f": {grouped(turned, lambda spec: _replaced(subject, spec))}" if turned else ""
         yield Hit(dotted(*subject.at(subject.section.context_key())), text, turned)
 
@@ -221,7 +221,7 @@ def tokenizer_limit(subject: Subject) -> Iterator[Hit]:
         return
     if not math.isfinite(limit) or not 0 < limit < declared:
         return
-    concerned = tuple(spec for spec in subject.scope.specs if spec.partition("@")[0] == "vllm")
+    concerned = subject.scope.of("vllm")
     edits = (subject.put(("model_max_length",), declared, TOKENIZER),)
     text = f"the tokenizer's limit is {limit:,.0f}, the model declares {declared:,} tokens; vllm takes the smaller one"
     yield Hit("model_max_length", text, concerned, edits, f"set it to {declared}", file=TOKENIZER)

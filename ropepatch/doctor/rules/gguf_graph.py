@@ -94,7 +94,7 @@ def sections(subject: Subject) -> Iterator[Hit]:
         return  # not asked for, or taken as it is
     if isinstance(value, ArrayRef) and value.count != 4:
         text = f"has {value.count} numbers, llama.cpp takes 4"
-        yield Hit(view.full(name), text, tuple(s for s in subject.scope.specs if not s.startswith("ollama")))
+        yield Hit(view.full(name), text, subject.scope.but("ollama"))
     elif value is None:
         yield Hit(view.full(name), f"is not there, and {view.arch} does not load without it", subject.scope.specs)
 

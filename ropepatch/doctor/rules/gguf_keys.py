@@ -228,7 +228,7 @@ def shifts(subject: Subject) -> Iterator[Hit]:
 def foreign(subject: Subject) -> Iterator[Hit]:
     """Ollama's converter has names of its own (rope.global.freq_base, rope.scaling.beta_fast, …), which its own loader
     translates. llama.cpp does not look for them and takes its defaults."""
-    view, concerned = subject.gguf, tuple(s for s in subject.scope.specs if not s.startswith("ollama"))
+    view, concerned = subject.gguf, subject.scope.but("ollama")
     if view.prefix != view.arch:
         text = f"is {view.prefix!r}; llama.cpp calls it {view.arch!r} and does not load the file"
         yield Hit("general.architecture", text, concerned)
