@@ -177,3 +177,11 @@ def test_hostile_numbers_are_refused(tmp_path: Path) -> None:
     """A layer count beyond any model is refused before anything is allocated."""
     with pytest.raises(InputError, match="layers"):
         shaped(tmp_path / "a", {**LLAMA2_7B, "num_hidden_layers": 60000})
+
+
+def test_a_single_key_head_is_on_every_card() -> None:
+    """Heads are split whole: what one head's cache holds does not grow with the cards, what eight heads' hold does."""
+    size = 1 << 30
+    whole, split = (cost._sequences(80 << 30, 8, 80 << 30, {"f16": size}, heads)["f16"] for heads in (1, 8))
+    assert 0 < whole * size + (10 << 30) <= 80 << 30
+    assert 8 * whole <= split < 8 * (whole + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -221,3 +222,9 @@ def test_the_command(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["factors.journal.jsonl", "factors.json"]
     assert command("search", FIXTURE, *options, cwd=tmp_path).code == 5
     assert run.EXECUTORS == ("local", "ray")
+
+
+def test_a_score_without_sense_is_the_worst() -> None:
+    """Factors at which a model's numbers leave the range of floats never win: every measured score is above."""
+    for nothing in (math.nan, math.inf, -math.inf):
+        assert objective._rounded(nothing) < objective._rounded(-1e6) < objective._rounded(-0.5)
