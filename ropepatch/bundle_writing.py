@@ -76,7 +76,11 @@ def appearing(target: Bundle, sizes: Mapping[str, int], *, sync: bool) -> Iterat
                 raise
         return
     folder = target.root
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+    try:
+        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+    except OSError as error:
+        error.filename = str(folder)  # nobody knows the temporary name
+        raise
     try:
         yield Bundle(work, target.names, target.kind)
         work.chmod(0o777 & ~files.umask())

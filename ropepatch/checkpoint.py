@@ -148,8 +148,11 @@ def open(ref: str | Path) -> Checkpoint:
 
     Raises:
         InputError: there is no such checkpoint, or its format is unknown.
+        UsageError: the ref is empty, as that of a variable of the shell that is not set.
         HubError: it is on the Hub and cannot be had.
     """
+    if not str(ref).strip():
+        raise UsageError("REF is empty", hint="name a file, a folder (. for this one) or hf://org/repo")
     if isinstance(ref, str) and refs.is_remote(ref):
         from ropepatch.hub import mirror
 

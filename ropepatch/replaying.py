@@ -39,6 +39,8 @@ def replay(record: Manifest | Patch, ref: str | Path, *, force: bool = False) ->
     other = _otherness(before, patch.before)
     if other and force:
         return _anew(patch, model)
+    if other and _otherness(before, patch.after) is None:
+        raise InputError("has this patch already", where=model.ref)
     if other:
         raise InputError(
             f"is another model than the one that the patch was made for: {other}",

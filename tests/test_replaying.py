@@ -93,3 +93,10 @@ def test_replay_on_another_model_says_what_differs(tmp_path: Path) -> None:
     assert [edit.to_json() for edit in forced.edits] == [edit.to_json() for edit in own.edits]
     assert lifted.declared_context == 8192
     assert ropepatch.verify_manifest(tmp_path / "forced.gguf").ok
+
+
+def test_replay_on_what_has_the_patch_already(gguf_file: Path) -> None:
+    """The output itself, or another one of the same patch, is told from another model."""
+    record = ropepatch.open(gguf_file).patch("yarn", 4.0).write(gguf_file.with_name("out.gguf"))
+    with pytest.raises(InputError, match="has this patch already"):
+        ropepatch.replay(record, str(gguf_file.with_name("out.gguf")))

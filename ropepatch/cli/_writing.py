@@ -117,7 +117,7 @@ def examined(out: Output, patch: Patch, wanted: Sequence[str], *, force: bool) -
 
 def recovered(out: Output, ref: str, in_place: bool) -> None:
     """Undo an interrupted change before another one in place; other commands only say that there is one."""
-    if in_place and Path(ref).exists():
+    if in_place and ref and Path(ref).exists():
         import ropepatch
 
         for path in ropepatch.recover(ref):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from ropepatch.cli._options import examples, standard
@@ -23,7 +21,7 @@ def command(out: Output, ref: str) -> None:
     import ropepatch
 
     with out.progress("restoring") as progress:
-        undone = ropepatch.recover(Path(ref), progress=progress)
+        undone = ropepatch.recover(ref, progress=progress)
     restored = [str(path) for path in undone if path.exists()]
     removed = [str(path) for path in undone if not path.exists()]
     if out.json:

@@ -31,7 +31,7 @@ def command(out: Output, ref: str, output: str | None, in_place: bool, sync: boo
     recovered(out, ref, in_place)
     with out.progress("restoring") as progress:
         restored = ropepatch.revert(
-            Path(ref), output=Path(output) if output else None, in_place=in_place, sync=sync, progress=progress
+            ref, output=Path(output) if output else None, in_place=in_place, sync=sync, progress=progress
         )
     if out.json:
         out.document({"schema": "ropepatch.revert/1", "ref": ref, "output": str(restored), "in_place": in_place})

@@ -99,8 +99,10 @@ class Scanner:
 
     def _text(self, limit: int) -> bytes:
         length = self._unpack("Q")
-        if length > limit or length > self.size - self.at:
-            raise self.fail(f"a text of {length} bytes does not fit (limit {limit}, {self.size - self.at} left)")
+        if length > limit:
+            raise self.fail(f"a text of {length} bytes is too long (limit {limit})")
+        if length > self.size - self.at:
+            raise self.fail(f"the file ends within a text of {length} bytes: it is truncated")
         self.held += length
         if self.held > MAX_HELD:
             raise self.fail(f"its texts outside of arrays come to more than {MAX_HELD} bytes")

@@ -112,11 +112,13 @@ def _of_page(ref: str, path: str) -> HubRef:
 
 
 def refuse(ref: object, doing: str) -> None:
-    """Refuse a place on the Hub where files have to be here.
+    """Refuse a place on the Hub where files have to be here, and a ref that names nothing.
 
     Raises:
-        UsageError: ``ref`` says that it is one.
+        UsageError: ``ref`` is such a place, or empty.
     """
+    if not str(ref).strip():
+        raise UsageError("REF is empty", hint="name a file or a folder (. for this one)")
     text = re.sub(r"^hf:/(?!/)", SCHEME, str(ref))  # a path has lost one of the slashes
     if is_remote(text) and not _REPO.fullmatch(text):
         place = parse(text)

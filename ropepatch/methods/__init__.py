@@ -51,7 +51,11 @@ def get(name: str) -> type[Method]:
     try:
         return REGISTRY[name]
     except KeyError:
-        raise ParameterError(f"unknown method {name!r}; known: {', '.join(REGISTRY)}") from None
+        import difflib
+
+        near = difflib.get_close_matches(name.lower(), REGISTRY, n=1)
+        suggestion = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ParameterError(f"unknown method {name!r}{suggestion}; known: {', '.join(REGISTRY)}") from None
 
 
 def extend(name: str, target: Target, settings: Mapping[str, Any]) -> Method:

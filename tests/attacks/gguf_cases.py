@@ -36,17 +36,17 @@ MALFORMED: dict[str, tuple[bytes, str]] = {
     "a few more keys than there are": (Parts([ARCH], key_count=2).build(), "offset|truncated"),
     "empty key": (Parts([raw.key("", raw.U8, b"\1")]).build(), "is empty"),
     "repeated key": (Parts([ARCH, ARCH]).build(), "'general.architecture' is repeated"),
-    "key longer than the file": (Parts([raw.text("k", length=HUGE - 1) + bytes(20)]).build(), "does not fit"),
+    "key longer than the file": (Parts([raw.text("k", length=HUGE - 1) + bytes(20)]).build(), "is too long"),
     "unknown value type": (Parts([raw.key("k", 13, bytes(8))]).build(), "'k' has unknown value type 13"),
     "negative value type": (Parts([raw.key("k", -1, bytes(8))]).build(), "unknown value type -1"),
     "text longer than the file": (
         Parts([raw.key("k", raw.STRING, raw.text("v", length=1000))]).build(),
-        "does not fit",
+        "ends within a text of 1000 bytes: it is truncated",
     ),
-    "text of 2^63 bytes": (Parts([raw.key("k", raw.STRING, raw.text("v", length=HUGE))]).build(), "does not fit"),
+    "text of 2^63 bytes": (Parts([raw.key("k", raw.STRING, raw.text("v", length=HUGE))]).build(), "is too long"),
     "text of 2^64-1 bytes": (
         Parts([raw.key("k", raw.STRING, raw.text("v", length=2**64 - 1))]).build(),
-        "does not fit",
+        "is too long",
     ),
     "array of 2^63 elements": (Parts([raw.key("k", raw.ARRAY, raw.array(raw.U8, HUGE))]).build(), "elements in"),
     "array whose bytes overflow": (
@@ -80,7 +80,7 @@ MALFORMED: dict[str, tuple[bytes, str]] = {
         Parts([aligned(raw.u32(1 << 31))], [raw.tensor("t", [1])], bytes(32)).build(),
         "truncated",
     ),
-    "tensor name of 64 bytes": (Parts([ARCH], [raw.tensor("t" * 64, [1])], bytes(32)).build(), "does not fit"),
+    "tensor name of 64 bytes": (Parts([ARCH], [raw.tensor("t" * 64, [1])], bytes(32)).build(), "is too long"),
     "repeated tensor": (
         Parts([ARCH], [raw.tensor("t", [1]), raw.tensor("t", [1], offset=32)], bytes(64)).build(),
         "'t' is repeated",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import tiny
 from tests.support.command import ROOT, Ended, ropepatch
 from tests.support.gguf_split import split
 
@@ -365,3 +366,20 @@ def test_internal_error(debug: bool, model: Path) -> None:
     assert done.returncode == 70
     assert "internal error: ZeroDivisionError: of our own" in done.stderr
     assert ("Traceback" in done.stderr) is debug
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("inspect", ""), (*APPLY, ""), (*APPLY, "--in-place", ""), ("revert", "--in-place", ""), ("recover", "")],
+    ids=lambda command: f"{command[0]}{' in place' * ('--in-place' in command)}",
+)
+def test_an_empty_ref_is_not_this_folder(tmp_path: Path, command: tuple[object, ...]) -> None:
+    """What a shell makes of a variable that is not set is refused, and the folder stays as it is."""
+    model = tiny.write_hf(tmp_path / "model", tiny.ModelSpec(layers=1, hidden=64, heads=2, kv_heads=1, head_dim=32))
+    before = {path.name: path.read_bytes() for path in model.iterdir()}
+
+    done = ropepatch(*command, cwd=model)
+
+    assert (done.code, done.out) == (2, "")
+    assert "REF is empty" in done.err
+    assert {path.name: path.read_bytes() for path in model.iterdir()} == before
