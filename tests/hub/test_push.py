@@ -272,7 +272,8 @@ def test_another_release_of_the_client(base: HubServer, shell: Shell, tmp_path: 
         "main(sys.argv[1:])\n"
     )
     words = [sys.executable, "-c", script, "push", str(tmp_path / "p.gguf"), "--to", "org/plain", "--json"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), **base.env(tmp_path / "home")}
+    surroundings = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    env = {**surroundings, "PYTHONPATH": str(ROOT), **base.env(tmp_path / "home")}
     ended = subprocess.run(words, env=env, capture_output=True, text=True, timeout=120, check=False)
 
     assert ended.returncode == 0, ended.stderr

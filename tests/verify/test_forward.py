@@ -17,7 +17,7 @@ import ropepatch
 from ropepatch import schemas
 from ropepatch.cli import main
 from ropepatch.containers import gguf, gguf_rewrite
-from ropepatch.verify import forward, probes, promise, shape, surroundings
+from ropepatch.verify import forward, live, probes, promise, shape, surroundings
 from ropepatch.verify.promise import Check
 from ropepatch.verify.verification import Verification
 from tests.support.command import ROOT
@@ -214,9 +214,9 @@ def test_an_engine_that_is_near_to_both_rotations_is_no_proof(
     monkeypatch: pytest.MonkeyPatch, to_promised: float, to_base: float, result: str
 ) -> None:
     """Only a clear distance says which of two rotations an engine runs that does not show its frequencies."""
-    one = object.__new__(forward.Pass)
-    monkeypatch.setattr(forward.Pass, "_nothing_to_change", lambda _: False)
-    found = {check.name: check.result for check in one._unseen("llama.cpp", to_promised, to_base)}
+    expected = object.__new__(live.Expected)
+    monkeypatch.setattr(live.Expected, "nothing_to_change", False)
+    found = {check.name: check.result for check in expected.unseen("llama.cpp", to_promised, to_base)}
     assert found == {"frequencies": "SKIPPED", "changed": result}
 
 
