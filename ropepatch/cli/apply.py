@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ropepatch import naming
 from ropepatch.cli import _many, _shown
 from ropepatch.cli._options import examples, factor, standard, tokens
 from ropepatch.cli._output import Output
@@ -119,13 +122,26 @@ def command(
         from ropepatch.dialects import dual_chunk
 
         dual_chunk.check_readers(ropepatch.open(refs[0]), wanted)
-    patch = _patch(refs, options)
-    findings = examined(out, patch, wanted, force=options["force"] or writing["dry_run"])
-    if publishes:
-        _publish(out, patch, findings, writing, publishing)
-    else:
-        finish(out, patch, findings=findings, **writing)
+    with contextlib.nullcontext() if publishes else _begun(refs[-1] if refs else "", writing):
+        patch = _patch(refs, options)
+        findings = examined(out, patch, wanted, force=options["force"] or writing["dry_run"])
+        if publishes:
+            _publish(out, patch, findings, writing, publishing)
+        else:
+            finish(out, patch, findings=findings, **writing)
     return 0
+
+
+def _begun(ref: str, writing: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
+    """The copy of a large GGUF begins before it is known what it will hold; see :mod:`ropepatch.storage.ahead`."""
+    source = Path(ref)
+    idle = any(writing[name] for name in ("in_place", "dry_run", "overlay"))
+    if idle or source.suffix != ".gguf" or naming.SHARD.match(source.name):
+        return contextlib.nullcontext()
+    from ropepatch.storage import ahead
+
+    output = Path(writing["output"] or source)
+    return ahead.begun(source, output if output.is_dir() else output.parent, sync=writing["sync"])
 
 
 def _publish(

@@ -12,25 +12,28 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ropepatch.errors import InputError, WouldOverwrite
-from ropepatch.storage import kernel, ranges
+from ropepatch.storage import ahead, kernel, ranges
 from ropepatch.storage.ranges import Progress
 from ropepatch.storage.splice import Splice, check, segments
 
 
 @contextlib.contextmanager
-def appearing(path: Path, *, overwrite: bool = False, sync: bool = True) -> Iterator[int]:
+def appearing(
+    path: Path, *, overwrite: bool = False, sync: bool = True, begun: ahead.Ahead | None = None
+) -> Iterator[int]:
     """A file descriptor whose bytes appear under ``path`` only when the block ends well.
 
     The bytes go to a temporary name in the same folder, are flushed to disk and renamed; on an error or an
     interrupt nothing is left behind. Without ``sync`` the system flushes them when it likes: the file still appears
-    whole or not at all, whatever happens to the process, but a power failure soon after may lose it.
+    whole or not at all, whatever happens to the process, but a power failure soon after may lose it. A copy that has
+    ``begun`` is the file without a name that goes on.
 
     Raises:
         WouldOverwrite: ``path`` exists and ``overwrite`` is false.
     """
     if not overwrite and os.path.lexists(path):
         raise WouldOverwrite("exists already", where=str(path), hint="choose another name with -o")
-    descriptor, name = kernel.unnamed(path.parent), None
+    descriptor, name = begun.descriptor() if begun else kernel.unnamed(path.parent), None
     if descriptor is None:
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     try:
@@ -137,8 +140,13 @@ def write_spliced(
         size = os.fstat(origin).st_size
         check_before(origin, source, splices, size)
         ranges.expect(progress, size - sum(len(splice.before) for splice in splices))
-        with appearing(target, overwrite=overwrite, sync=sync) as descriptor:
-            for segment in segments(splices, size):
+        pieces = list(segments(splices, size))
+        begun = ahead.taken(origin, target.parent, pieces)
+        with appearing(target, overwrite=overwrite, sync=sync, begun=begun) as descriptor:
+            if begun:
+                begun.complete(pieces, progress)
+                return
+            for segment in pieces:
                 if isinstance(segment, bytes):
                     ranges.write_all(descriptor, segment)
                 else:
