@@ -1,7 +1,7 @@
 """Runs the tests that need a CUDA device, and `verify --device cuda` on the fixtures, and keeps what came out.
 
     python tools/gpu_evidence.py --name h200        # writes docs/evidence/h200.json and docs/evidence/h200.txt
-    python tools/gpu_evidence.py --rehearse --into /tmp/evidence     # the same steps on the CPU: is everything there?
+    python tools/gpu_evidence.py --rehearse --into rehearsal         # the same steps on the CPU: is everything there?
 
 The JSON holds the card, the versions, each test by name with its outcome, and the statement of each verification; the
 text is what a terminal showed. The package need not be installed, only what it needs, in whatever Python runs this: its
