@@ -62,8 +62,8 @@ def test_installed_transformers(model_type: str, spelling: str) -> None:
         predicted = runtimes.predict(release, None, config, length)
         assert set(predicted) == set(computed)
         for group, (inv_freq, scale) in computed.items():
-            np.testing.assert_allclose(predicted[group].inv_freq, inv_freq, rtol=2e-5, atol=0, err_msg=group)
-            assert math.isclose(predicted[group].attention_scale, scale, rel_tol=2e-5)
+            np.testing.assert_allclose(predicted[group].inv_freq, inv_freq, rtol=1e-6, atol=0, err_msg=group)
+            assert math.isclose(predicted[group].attention_scale, scale, rel_tol=1e-6)
 
 
 @pytest.mark.skipif(hf_walk.line() != "5", reason="the newest line of transformers is compared")
@@ -76,7 +76,7 @@ def test_truncate_in_a_nested_dict_is_not_read() -> None:
     computed = live("olmo3", {"rope_parameters": nested}, LENGTH)
     predicted = runtimes.predict("transformers", None, {"model_type": "olmo3", "rope_parameters": nested}, LENGTH)
     assert computed is not None
-    np.testing.assert_allclose(predicted["full_attention"].inv_freq, computed["full_attention"][0], rtol=2e-5)
+    np.testing.assert_allclose(predicted["full_attention"].inv_freq, computed["full_attention"][0], rtol=1e-6)
     assert "rope_parameters.full_attention.truncate" in predicted["full_attention"].ignored
 
 
