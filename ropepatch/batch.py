@@ -93,14 +93,12 @@ def models_in(folder: str | Path) -> list[str]:
         from ropepatch.hub import mirror
 
         return mirror.models(str(folder))
-    from ropepatch.hub import choosing
-
     root = Path(folder)
     if not root.exists():
         raise InputError("no such file or directory", where=str(folder))
     if not root.is_dir():
         raise InputError("is no folder", where=str(folder), hint="--all takes a folder of GGUF files")
-    found = [str(root / name) for name in choosing.firsts(path.name for path in root.glob("*.gguf"))]
+    found = [str(root / name) for name in naming.firsts(path.name for path in root.glob("*.gguf"))]
     if not found:
         raise InputError(
             "holds no GGUF file", where=str(folder), hint="--from takes a list of checkpoints of any format"
