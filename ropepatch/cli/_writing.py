@@ -124,21 +124,6 @@ def recovered(out: Output, ref: str, in_place: bool) -> None:
             out.note(f"an interrupted change of {path} was undone first")
 
 
-def refuse_unsynced(in_place: bool, sync: bool) -> None:
-    """A change in place is always waited for.
-
-    Raises:
-        UsageError: both were asked for.
-    """
-    from ropepatch.errors import UsageError
-
-    if in_place and not sync:
-        raise UsageError(
-            "--no-sync goes with a new file only",
-            hint="a change in place is always on the disk before the next step, or its journal could not undo it",
-        )
-
-
 def finish(
     out: Output,
     patch: Patch,
@@ -162,7 +147,10 @@ def finish(
         raise UsageError("--in-place and -o exclude each other")
     if in_place and overlay:
         raise UsageError("--in-place and --overlay exclude each other")
-    refuse_unsynced(in_place, sync)
+    if not sync:  # said of a dry run too, which writes nothing and loads nothing to write with
+        from ropepatch import bundle_writing
+
+        bundle_writing.refuse_unsynced(in_place, sync)
     if body != "auto" and not overlay:
         raise UsageError("--body goes with --overlay")
     if dry_run:

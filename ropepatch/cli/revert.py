@@ -8,7 +8,7 @@ import click
 
 from ropepatch.cli._options import examples, standard
 from ropepatch.cli._output import Output
-from ropepatch.cli._writing import recovered, refuse_unsynced, sync_option
+from ropepatch.cli._writing import recovered, sync_option
 
 
 @click.command(epilog=examples("revert model-yarn-4x.gguf", "revert model.gguf --in-place"))
@@ -23,11 +23,12 @@ def command(out: Output, ref: str, output: str | None, in_place: bool, sync: boo
     The input is put together from REF and the manifest beside it; its sha256 has to be the one that the manifest names.
     """
     import ropepatch
+    from ropepatch import bundle_writing
     from ropepatch.errors import UsageError
 
     if in_place and output is not None:
         raise UsageError("--in-place and -o exclude each other")
-    refuse_unsynced(in_place, sync)
+    bundle_writing.refuse_unsynced(in_place, sync)
     recovered(out, ref, in_place)
     with out.progress("restoring") as progress:
         restored = ropepatch.revert(
