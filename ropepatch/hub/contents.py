@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ropepatch import bundle, located, manifest, naming
+from ropepatch import bundle, located, manifest_reading, naming
 from ropepatch.bundle import Bundle
 from ropepatch.errors import HubError, InputError, UsageError
 from ropepatch.hub import client, mirror, refs
@@ -93,7 +93,7 @@ def plan_of(output: Path, to: str | None, branch: str | None, pr: bool, config_o
     if not output.exists():
         raise InputError("no such file or directory", where=str(output))
     found = bundle.bundle_of(located.described(output))
-    record = manifest.read(found.manifest)
+    record = manifest_reading.read(found.manifest)
     base = base_of(record)
     repo = target_of(base, to, branch, pr)
     own = base is not None and base.repo == repo
