@@ -5,10 +5,10 @@ from __future__ import annotations
 import struct
 import tempfile
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ropepatch._versions import installed
 from ropepatch.containers import gguf
 from ropepatch.errors import CheckFailed
 
@@ -65,7 +65,7 @@ def _read(path: Path) -> Seen:
         keys,
         {name: data.copy() for name, data in small.items() if name.startswith("rope_")},
         len(reader.tensors),
-        version("gguf"),
+        installed("gguf") or "of no known version",
     )
 
 
