@@ -215,7 +215,9 @@ def _load_ahead(out: Output, patch: Patch, verify: str) -> None:
     """Import what checking and telling need while the bytes move: the kernel does that, and Python only waits."""
     with contextlib.suppress(ImportError):  # whoever needs it says so better
         if verify != "none" and patch.after.source.format == "gguf":
-            import gguf  # noqa: F401
+            from ropepatch.verify import skeleton
+
+            skeleton.library()
         if not (out.json or out.quiet):
             from rich import console  # noqa: F401
 
