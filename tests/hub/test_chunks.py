@@ -1,0 +1,97 @@
+"""Patched GGUF go as the few chunks that are new: measured on what the store of the test Hub grows by."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ropepatch import schemas
+from tests.support.command import ROOT, ropepatch
+from tests.support.hub_models import random_gguf
+from tests.support.hub_server import HubServer
+
+#: what the machine that publishes has done before, and which bytes of the base were on the Hub in another file
+MACHINES = {
+    "sent the base": ("same", 0, (0, 0)),
+    "knows nothing": ("another", 0, (0, 0)),
+    "broke off an upload of the base": ("another", 8 << 20, (0, 0)),
+    "knows nothing; the base shares tensors": ("another", 0, (8 << 20, 56 << 20)),
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A GGUF of 64 MB without repetitions, and the same with YaRN."""
+    folder = tmp_path_factory.mktemp("large")
+    random_gguf(folder / "m.gguf")
+    done = ropepatch("apply", folder / "m.gguf", "--method", "yarn", "--factor", "4", "-o", folder / "p.gguf", "-q")
+    assert done.code == 0, done.err
+    return folder / "m.gguf", folder / "p.gguf"
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[HubServer]:
+    """A server of its own, so that no test finds what another has sent."""
+    running = HubServer(tmp_path / "hub")
+    yield running
+    running.close()
+
+
+def published(hub: HubServer, repo: str) -> dict[str, bytes]:
+    """What a repository's main branch holds."""
+    found = hub.store.repos[repo]
+    files = found.commits[found.branches["main"]]
+    return {name: b"".join(hub.store.read(entry, 0, entry.size)) for name, entry in files.items()}
+
+
+@pytest.mark.parametrize("case", MACHINES)
+def test_new_chunks_only(hub: HubServer, tmp_path: Path, models: tuple[Path, Path], case: str) -> None:
+    """A GGUF with a new header sends less than 1 % of its bytes, whatever the machine that sends it has done before."""
+    machine, broken_off, (start, end) = MACHINES[case]
+    base, patched = models
+    if end:
+        hub.store.seed("org/other", {"other.bin": base.read_bytes()[start:end]})
+    hub.store.seed("org/gguf", {"m.gguf": base})
+    if machine == "another":
+        hub.store.another_machine()
+    if broken_off:
+        hub.store.broken_off(base, broken_off)
+    before = hub.store.cas_bytes()
+    done = ropepatch("push", patched, "--to", "org/patched", "--json", env=hub.env(tmp_path / "home"))
+    sent = hub.store.cas_bytes() - before
+
+    assert done.code == 0, done.err
+    assert 0 < sent < 0.01 * patched.stat().st_size
+    schemas.validator("push").validate(done.document)
+    assert done.document["chunk_bytes"] == pytest.approx(sent, abs=1000)  # lists are kept with an index behind them
+    files = published(hub, "org/patched")
+    assert set(files) == {".gitattributes", "README.md", "p.gguf", "p.ropepatch.json"}
+    assert files["p.gguf"] == patched.read_bytes()
+
+
+def test_another_release_of_the_client(hub: HubServer, tmp_path: Path) -> None:
+    """A client that notes otherwise what it has sent sends the file itself: more bytes, and the same commit."""
+    random_gguf(tmp_path / "m.gguf", 12)
+    done = ropepatch("apply", tmp_path / "m.gguf", "--method", "yarn", "--factor", "4", "-o", tmp_path / "p.gguf", "-q")
+    assert done.code == 0, done.err
+    script = (
+        "import sys\n"
+        "from ropepatch.cli import main\n"
+        "from ropepatch.hub import chunks\n"
+        "chunks.MARKS = {'_sent_already': True}\n"
+        "main(sys.argv[1:])\n"
+    )
+    words = [sys.executable, "-c", script, "push", str(tmp_path / "p.gguf"), "--to", "org/plain"]
+    surroundings = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    env = {**surroundings, "PYTHONPATH": str(ROOT), **hub.env(tmp_path / "home")}
+    ended = subprocess.run(words, env=env, capture_output=True, text=True, timeout=120, check=False)
+
+    assert ended.returncode == 0, ended.stderr
+    assert "of large ones the chunks that the Hub has not" in ended.stdout
+    assert len(hub.asked("/xet-write-token/")) == 1
+    assert published(hub, "org/plain")["p.gguf"] == (tmp_path / "p.gguf").read_bytes()
