@@ -54,27 +54,37 @@ def send_patched(
     """Send the chunks of large patched files, and mark their ``operations`` (by path) as sent.
 
     It is an economy: where it cannot be done, nothing is sent here, and the commit sends everything and says what is
-    wrong.
+    wrong. Only the right to send is insisted on, since hf_xet would ask for that for minutes.
 
     Returns:
         How many bytes went out; None where nothing was sent here.
+
+    Raises:
+        Exception: huggingface_hub's own, where the server does not give the right to send.
     """
-    found = [(item, first) for item, first in _patched(plan, items) if _can_be_marked(operations[item.path])]
-    if not found or not client.uses_xet():
+    large = [item for item in items if item.action == "upload" and isinstance(item.source, Path)]
+    large = [item for item in large if item.size >= _WORTH_ASKING]
+    if not large or not client.uses_xet():
         return None
-    place = f"{problems.endpoint()}/api/models/{plan.target.repo}"
-    url = f"{place}/xet-write-token/{urllib.parse.quote(branch or 'main', safe='')}{'?create_pr=1' if pr else ''}"
+    # who may only read may propose: that right is asked for without a revision, which the client spells None
+    revision = "None?create_pr=1" if pr else urllib.parse.quote(branch or "main", safe="")
+    right = client.xet_right(f"{problems.endpoint()}/api/models/{plan.target.repo}/xet-write-token/{revision}")
+    found = [(item, first) for item, first in _patched(plan, large) if _can_be_marked(operations[item.path])]
+    if right is None or not found:
+        return None
     with contextlib.suppress(Exception):
-        digests, sent = _send(found, url, progress)
+        digests, sent = _send(found, right, progress)
         for path, sha256 in digests.items():
             mark(operations[path], sha256)
         return sent
     return None
 
 
-def _send(found: Sequence[tuple[Item, bytes]], url: str, progress: Progress | None) -> tuple[dict[str, str], int]:
+def _send(
+    found: Sequence[tuple[Item, bytes]], right: Mapping[str, Any], progress: Progress | None
+) -> tuple[dict[str, str], int]:
     """Send files, each behind the beginning of its base: their sha256 by path, and how many bytes went out."""
-    upload = _session().new_upload_commit(token_refresh_url=url, token_refresh_headers=client.headers())
+    upload = _session().new_upload_commit(**right)
     handles: dict[str, Any] = {}
     try:
         for item, first in found:
@@ -142,9 +152,9 @@ def _can_be_marked(operation: Any) -> bool:
     return all(hasattr(operation, name) for name in ("upload_info", *MARKS))
 
 
-def _patched(plan: Plan, items: Sequence[Item]) -> Iterator[tuple[Item, bytes]]:
-    """The large files whose headers changed, each with the beginning of what it was made from."""
-    for item in items:
+def _patched(plan: Plan, large: Sequence[Item]) -> Iterator[tuple[Item, bytes]]:
+    """The files whose headers changed, each with the beginning of what it was made from."""
+    for item in large:
         splices = plan.record.splices.get(item.path.removeprefix(plan.below))
-        if item.action == "upload" and splices and isinstance(item.source, Path) and item.size >= _WORTH_ASKING:
+        if splices and isinstance(item.source, Path):
             yield item, files.beginning(item.source, invert(splices), _FIRST_CHUNKS)

@@ -13,7 +13,7 @@ import pytest
 from ropepatch import schemas
 from tests.support.command import ROOT, ropepatch
 from tests.support.hub_models import random_gguf
-from tests.support.hub_server import HubServer
+from tests.support.hub_server import READER, HubServer
 
 #: what the machine that publishes has done before, and which bytes of the base were on the Hub in another file
 MACHINES = {
@@ -32,6 +32,16 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     done = ropepatch("apply", folder / "m.gguf", "--method", "yarn", "--factor", "4", "-o", folder / "p.gguf", "-q")
     assert done.code == 0, done.err
     return folder / "m.gguf", folder / "p.gguf"
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A patched GGUF just large enough to be sent as chunks."""
+    folder = tmp_path_factory.mktemp("small")
+    random_gguf(folder / "m.gguf", 12)
+    done = ropepatch("apply", folder / "m.gguf", "--method", "yarn", "--factor", "4", "-o", folder / "p.gguf", "-q")
+    assert done.code == 0, done.err
+    return folder / "p.gguf"
 
 
 @pytest.fixture
@@ -74,11 +84,8 @@ def test_new_chunks_only(hub: HubServer, tmp_path: Path, models: tuple[Path, Pat
     assert files["p.gguf"] == patched.read_bytes()
 
 
-def test_another_release_of_the_client(hub: HubServer, tmp_path: Path) -> None:
+def test_another_release_of_the_client(hub: HubServer, tmp_path: Path, small: Path) -> None:
     """A client that notes otherwise what it has sent sends the file itself: more bytes, and the same commit."""
-    random_gguf(tmp_path / "m.gguf", 12)
-    done = ropepatch("apply", tmp_path / "m.gguf", "--method", "yarn", "--factor", "4", "-o", tmp_path / "p.gguf", "-q")
-    assert done.code == 0, done.err
     script = (
         "import sys\n"
         "from ropepatch.cli import main\n"
@@ -86,12 +93,60 @@ def test_another_release_of_the_client(hub: HubServer, tmp_path: Path) -> None:
         "chunks.MARKS = {'_sent_already': True}\n"
         "main(sys.argv[1:])\n"
     )
-    words = [sys.executable, "-c", script, "push", str(tmp_path / "p.gguf"), "--to", "org/plain"]
+    words = [sys.executable, "-c", script, "push", str(small), "--to", "org/plain"]
     surroundings = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
     env = {**surroundings, "PYTHONPATH": str(ROOT), **hub.env(tmp_path / "home")}
     ended = subprocess.run(words, env=env, capture_output=True, text=True, timeout=120, check=False)
 
     assert ended.returncode == 0, ended.stderr
     assert "of large ones the chunks that the Hub has not" in ended.stdout
+    assert len(hub.asked("/xet-write-token/")) == 2  # once by the client
+    assert published(hub, "org/plain")["p.gguf"] == small.read_bytes()
+
+
+#: what goes wrong, what of it is told, and whether the chunks had been sent by then
+FAULTS = {
+    "no right to send": ("GET", "/xet-write-token/", {"status": 500, "times": 99}, "failed with 500", False),
+    "no permission": ("GET", "/xet-write-token/", {"status": 403, "times": 99}, "no permission", False),
+    "cut": ("GET", "/xet-write-token/", {"cut": 1, "times": 99}, "cannot be reached", False),
+    "commit": ("POST", "/commit/", {"status": 500, "times": 99}, "failed with 500", True),
+}
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_nothing_half_published(hub: HubServer, tmp_path: Path, small: Path, case: str) -> None:
+    """A GGUF that cannot be sent or committed is one line and exit code 4, and the repository made for it is gone."""
+    method, path, fault, told, sent = FAULTS[case]
+    hub.store.seed("org/gguf", {"m.gguf": small})
+    before = hub.store.cas_bytes()
+    hub.fail(method, path, **fault)
+    done = ropepatch("push", small, "--to", "org/new", env=hub.env(tmp_path / "home"))
+
+    assert done.code == 4, done.err
+    assert told in done.err
+    assert done.err.count("\n") == 1
+    assert "org/new" not in hub.store.repos
+    assert (hub.store.cas_bytes() > before) is sent
+    assert len(hub.asked(f"{method} .*{path}")) <= 3  # hf_xet left alone asks for minutes
+
+
+def test_passing_failure(hub: HubServer, tmp_path: Path, small: Path) -> None:
+    """A server that fails once to give the right to send is asked again."""
+    hub.fail("GET", "/xet-write-token/", 503)
+    done = ropepatch("push", small, "--to", "org/new", env=hub.env(tmp_path / "home"))
+
+    assert done.code == 0, done.err
+    assert [one.status for one in hub.asked("/xet-write-token/")] == [503, 200]
+
+
+def test_pull_request(hub: HubServer, tmp_path: Path, small: Path) -> None:
+    """Who may only read proposes a GGUF, as its new chunks."""
+    hub.store.seed("org/gguf", {"m.gguf": small.with_name("m.gguf")})
+    before = hub.store.cas_bytes()
+    done = ropepatch("push", small, "--to", "org/gguf", "--pr", "--json", env=hub.env(tmp_path / "home", READER))
+
+    assert done.code == 0, done.err
+    assert done.document["pull_request"].endswith("/org/gguf/discussions/1")
+    assert 0 < done.document["chunk_bytes"] < 0.01 * small.stat().st_size
+    assert hub.store.cas_bytes() - before == pytest.approx(done.document["chunk_bytes"], abs=1000)
     assert len(hub.asked("/xet-write-token/")) == 1
-    assert published(hub, "org/plain")["p.gguf"] == (tmp_path / "p.gguf").read_bytes()

@@ -344,7 +344,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def xet_token(self, repo: str, rev: str, right: str) -> None:
         """Where chunks are kept, and the right to read or write there."""
-        self._repo(repo, write=right == "write" and "create_pr" not in self.query, content=True)
+        proposed = "create_pr" in self.query and rev == "None"
+        self._repo(repo, write=right == "write" and not proposed, content=True)
         token = {"accessToken": "cas", "exp": int(time.time()) + 3600, "casUrl": self.hub.store.cas_url}
         headers = {"X-Xet-Cas-Url": token["casUrl"], "X-Xet-Access-Token": "cas"}
         self._json(token, headers={**headers, "X-Xet-Token-Expiration": str(token["exp"])})
