@@ -34,7 +34,7 @@ _FIRST_CHUNKS = 256 << 10
 _PAUSE = 0.1
 #: settings of hf_xet, each with the variable by which a user may have set it; what a release does not know is left out
 _SETTINGS = {
-    # seven blocks in eight have one of the chunks that the Hub answers for; takes up to 0.4 GB of memory
+    # seven blocks in eight have one of the chunks that the Hub answers for; takes 0.5 GB of memory
     "data.ingestion_block_size": (128 << 20, "HF_XET_DATA_INGESTION_BLOCK_SIZE"),
     "session.dir_name": ("ropepatch", "HF_XET_SESSION_DIR_NAME"),
 }

@@ -46,7 +46,7 @@ def _chunks(found: Publication) -> str:
         return ""
     if found.chunk_bytes is None:
         return "; of large ones the chunks that the Hub has not"
-    return f"; of patched ones {size(found.chunk_bytes)}, the chunks that the Hub had not"
+    return f"; of patched ones the new chunks, {size(found.chunk_bytes)}"
 
 
 def size(count: int) -> str:

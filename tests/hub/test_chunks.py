@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ropepatch import schemas
+from ropepatch.report import push_tables
 from tests.support.command import ROOT, ropepatch
 from tests.support.hub_models import random_gguf
 from tests.support.hub_server import READER, HubServer
@@ -82,6 +85,31 @@ def test_new_chunks_only(hub: HubServer, tmp_path: Path, models: tuple[Path, Pat
     files = published(hub, "org/patched")
     assert set(files) == {".gitattributes", "README.md", "p.gguf", "p.ropepatch.json"}
     assert files["p.gguf"] == patched.read_bytes()
+
+
+#: what the Hub does when it is asked for a chunk, and between which shares of the file go out
+ANSWERS: dict[str, tuple[dict[str, Any], float, float]] = {
+    "late": ({"act": lambda: time.sleep(1.5), "times": 99}, 0.0, 0.01),
+    "never": ({"status": 404, "times": 99}, 0.99, 1.03),  # with the beginning of the base
+}
+
+
+@pytest.mark.parametrize("case", ANSWERS)
+def test_answers(hub: HubServer, tmp_path: Path, small: Path, case: str) -> None:
+    """A late answer about known chunks is waited for; where none comes the whole file goes out, and that is told."""
+    fault, least, most = ANSWERS[case]
+    hub.store.seed("org/gguf", {"m.gguf": small.with_name("m.gguf")})
+    hub.wire = True
+    hub.fail("GET", "/cas/v1/chunks/", **fault)
+    done = ropepatch("push", small, "--to", "org/patched", env=hub.env(tmp_path / "home"))
+    sent = sum(one.received for one in hub.asked("POST /cas/v1/") if one.status == 200)
+
+    assert done.code == 0, done.err
+    assert len(hub.asked("GET /cas/v1/chunks/")) >= 2
+    assert least < sent / small.stat().st_size < most
+    assert f"of patched ones the new chunks, {push_tables.size(sent)})" in done.out
+    found = hub.store.repos["org/patched"]
+    assert "p.gguf" in found.commits[found.branches["main"]]
 
 
 def test_another_release_of_the_client(hub: HubServer, tmp_path: Path, small: Path) -> None:

@@ -115,6 +115,18 @@ class Store:
         for kept, machine in (("shard-session/xorb_metadata", self.machine), ("xorbs/xorbs", self.cas)):
             shutil.copytree(other / "xet" / kept, machine / "xet" / kept, dirs_exist_ok=True)
 
+    def listing(self, chunk: str) -> bytes | None:
+        """The list that has a chunk, as a server of chunks tells it."""
+        wanted = struct.pack("<4Q", *(int(chunk[n : n + 16], 16) for n in range(0, 64, 16)))
+        lists = (path.read_bytes() for path in (self.cas / "xet" / "xorbs" / "shards").glob("*.mdb"))
+        return next((data for data in lists if wanted in data), None)
+
+    def keep(self, kind: str, name: str, data: bytes) -> None:
+        """Keep a block of chunks or a list that came by HTTP; lists are known by other names than the store's own."""
+        folder = self.cas / "xet" / "xorbs" / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+
     def cas_bytes(self) -> int:
         """What clients have put into the store of chunks: the blocks, and the lists of what is in them."""
         kept = self.cas / "xet" / "xorbs"
