@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropepatch import bundle, manifest, naming
-from ropepatch.errors import InputError, MethodUnsupported, RopepatchError, WouldOverwrite
+from ropepatch.errors import InputError, MethodUnsupported, RopepatchError, WouldOverwrite, translated
 from ropepatch.evidence import SMALL
 from ropepatch.hub.refs import is_remote
 from ropepatch.methods.base import ParameterError
@@ -93,14 +93,12 @@ def models_in(folder: str | Path) -> list[str]:
         from ropepatch.hub import mirror
 
         return mirror.models(str(folder))
-    from ropepatch.hub import choosing
-
     root = Path(folder)
     if not root.exists():
         raise InputError("no such file or directory", where=str(folder))
     if not root.is_dir():
         raise InputError("is no folder", where=str(folder), hint="--all takes a folder of GGUF files")
-    found = [str(root / name) for name in choosing.firsts(path.name for path in root.glob("*.gguf"))]
+    found = [str(root / name) for name in naming.firsts(path.name for path in root.glob("*.gguf"))]
     if not found:
         raise InputError(
             "holds no GGUF file", where=str(folder), hint="--from takes a list of checkpoints of any format"
@@ -184,7 +182,7 @@ class _Work:
             status = self._written(made, target)
         except (RopepatchError, OSError, ParameterError) as error:
             edits = len(made.edits) if made is not None else None
-            return Outcome(ref, FAILED, None, edits, time.monotonic() - started, one_line(error))
+            return Outcome(ref, FAILED, None, edits, time.monotonic() - started, translated(error))
         return Outcome(ref, status, target.anchor, len(made.edits), time.monotonic() - started)
 
     def _written(self, made: Patch, target: bundle.Bundle) -> str:
@@ -251,13 +249,3 @@ def _same(made: Patch, target: bundle.Bundle) -> bool:
         if written.exists() and written.stat().st_size != path.stat().st_size + grown:
             return False
     return True
-
-
-def one_line(error: Exception) -> RopepatchError:
-    """Any failure of one checkpoint as an error with its place."""
-    if isinstance(error, RopepatchError):
-        return error
-    if isinstance(error, OSError):
-        name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else None
-        return InputError((error.strerror or str(error) or "the system refused").lower(), where=name)
-    return InputError(str(error))

@@ -5,6 +5,9 @@ A message says what is wrong, where (file, key, offset) and what would work.
 
 from __future__ import annotations
 
+import os
+import sys
+
 #: folders of this machine that stand for something elsewhere, and what they are called in messages
 SHOWN: dict[str, str] = {}
 
@@ -91,3 +94,24 @@ class WouldOverwrite(RopepatchError):
     """An output exists already (exit 5)."""
 
     exit_code = 5
+
+
+def translated(error: BaseException) -> RopepatchError | None:
+    """What a checkpoint, a disk or a system refused, as one line with its place; None for what is a fault of ours.
+
+    Args:
+        error: an error of ropepatch (which is returned as it is), of the system, or of a method's parameters.
+    """
+    if isinstance(error, RopepatchError):
+        return error
+    if isinstance(error, OSError):
+        name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else None
+        kind = WouldOverwrite if isinstance(error, FileExistsError) else InputError
+        what = (error.strerror or str(error) or "the system refused").lower()
+        if isinstance(error, PermissionError) and name is not None and os.path.isdir(name):
+            what = f"nothing can be written there: {what}"
+        return kind(what, where=name)
+    methods = sys.modules.get("ropepatch.methods.base")  # who has not imported them has no error of theirs
+    if methods is not None and isinstance(error, methods.ParameterError):
+        return InputError(str(error))
+    return None

@@ -1,10 +1,11 @@
-"""The names of files that the parts agree on: shards, manifests, evidence, journals."""
+"""The names of files that the parts agree on: models, shards, manifests, evidence, journals."""
 
 from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
 
 #: how llama.cpp names the shards of a split model
 SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
@@ -18,6 +19,21 @@ AUDIT_SUFFIX, AUDIT = ".ropepatch-audit.json", "ropepatch-audit.json"
 SIGNATURE_SUFFIX, SIGNATURE = ".model.sig", "model.sig"
 #: how a journal's name ends
 JOURNAL_SUFFIX = ".ropepatch-journal"
+
+
+def firsts(names: Iterable[str], folder: str | None = None) -> list[str]:
+    """The GGUF models among files, by their first shards; vision projectors and importance matrices left out."""
+    below = f"{folder}/" if folder else ""
+    found = []
+    for name in sorted(names):
+        if not name.startswith(below) or not name.endswith(".gguf"):
+            continue
+        leaf = PurePosixPath(name).name
+        match = SHARD.match(leaf)
+        if (match and int(match["number"]) != 1) or "mmproj" in leaf.lower() or "imatrix" in leaf.lower():
+            continue
+        found.append(name)
+    return found
 
 
 def journals(path: Path) -> list[Path]:

@@ -27,7 +27,8 @@ def revert(
 
     Args:
         ref: the patched file (any shard of it) or folder, or its manifest.
-        output: where the input shall stand again; default beside, under ``-reverted``.
+        output: where the input shall stand again, or an existing folder for a file; default beside, under
+            ``-reverted``.
         in_place: turn the patched checkpoint itself back.
         sync: wait until what is new is on the disk; see :func:`write`.
         progress: called with the number of bytes just moved.
@@ -66,7 +67,8 @@ def revert(
             for path in outdated:
                 path.unlink(missing_ok=True)
         return patched.anchor
-    target = patched.renamed(Path(output) if output else patched.default("reverted"))
+    usual = patched.default("reverted")
+    target = patched.renamed(usual if output is None else patched.placed(output, usual))
     target.refuse_existing()
     with bundle_writing.appearing(target, bundle_writing.sizes(patched, target, changes), sync=sync) as work:
         bundle_writing.write(patched, work, changes, "link", progress, sync=sync)

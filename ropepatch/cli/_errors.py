@@ -12,7 +12,8 @@ from typing import Any
 
 import click
 
-from ropepatch.errors import InputError, RopepatchError, UsageError, WouldOverwrite
+from ropepatch import errors
+from ropepatch.errors import RopepatchError, UsageError
 
 #: sysexits.h: internal software error
 INTERNAL = 70
@@ -51,7 +52,7 @@ def guarded(call: Callable[[], Any], arguments: Sequence[str]) -> int:
             _abandon_stdout()
             return BROKEN_PIPE
         except (Exception, KeyboardInterrupt) as error:
-            found = translated(error)
+            found = _reported(error)
             if "--debug" in options:
                 import traceback
 
@@ -62,10 +63,11 @@ def guarded(call: Callable[[], Any], arguments: Sequence[str]) -> int:
             return found.exit_code
 
 
-def translated(error: BaseException) -> RopepatchError:
+def _reported(error: BaseException) -> RopepatchError:
     """Any exception as the error that the command line reports."""
-    if isinstance(error, RopepatchError):
-        return error
+    known = errors.translated(error)
+    if known is not None:
+        return known
     if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx else "ropepatch"
         return UsageError(_one_line(error.format_message()).rstrip("."), hint=f"see {command} --help")
@@ -73,25 +75,10 @@ def translated(error: BaseException) -> RopepatchError:
         return _Interrupted("interrupted")
     if isinstance(error, click.ClickException):
         return UsageError(_one_line(error.format_message()))
-    if isinstance(error, OSError):
-        name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else None
-        kind = WouldOverwrite if isinstance(error, FileExistsError) else InputError
-        what = (error.strerror or str(error) or "the system refused").lower()
-        if isinstance(error, PermissionError) and name is not None and os.path.isdir(name):
-            what = f"nothing can be written there: {what}"
-        return kind(what, where=name)
-    if _is_parameter_error(error):
-        return InputError(str(error))
     return _Internal(
         f"internal error: {type(error).__name__}: {_one_line(str(error))}",
         hint="this is a fault of ropepatch; --debug shows the traceback",
     )
-
-
-def _is_parameter_error(error: BaseException) -> bool:
-    """Whether a method refuses what a file says, without importing the methods for the question."""
-    module = sys.modules.get("ropepatch.methods.base")
-    return module is not None and isinstance(error, module.ParameterError)
 
 
 def _one_line(text: str) -> str:
