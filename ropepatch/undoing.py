@@ -43,7 +43,9 @@ def revert(
     bundle_writing.refuse_unsynced(in_place, sync)
     ref = Path(ref)
     if not ref.exists():
-        raise InputError("no such file or directory", where=str(ref))
+        from ropepatch.dialects import strangers
+
+        raise strangers.missing(ref)
     ref = located.described(ref)
     for pending in naming.journals(ref):
         journal.refuse_pending(pending)
@@ -90,12 +92,16 @@ def recover(ref: str | Path, *, progress: Progress | None = None) -> list[Path]:
     refs.refuse(ref, "recover")
     ref = Path(ref)
     if not ref.parent.is_dir():
-        raise InputError("no such file or directory", where=str(ref))
+        from ropepatch.dialects import strangers
+
+        raise strangers.missing(ref)
     found = []
     for pending in naming.journals(ref):
         found += [pending.parent / name for name in journal.recover(pending, progress)]
     if not found and not ref.exists():
-        raise InputError("no such file or directory", where=str(ref))
+        from ropepatch.dialects import strangers
+
+        raise strangers.missing(ref)
     return found
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ropepatch import bundle, located, manifest, naming
 from ropepatch.bundle import Bundle
-from ropepatch.errors import HubError, InputError, UsageError
+from ropepatch.errors import HubError, UsageError
 from ropepatch.hub import client, mirror, refs
 from ropepatch.hub.client import HubFile, Snapshot
 from ropepatch.hub.refs import HubRef
@@ -91,7 +91,9 @@ class Plan:
 
 def plan_of(output: Path, to: str | None, branch: str | None, pr: bool, config_only: bool) -> Plan:
     if not output.exists():
-        raise InputError("no such file or directory", where=str(output))
+        from ropepatch.dialects import strangers
+
+        raise strangers.missing(output)
     found = bundle.bundle_of(located.described(output))
     record = manifest.read(found.manifest)
     base = base_of(record)
