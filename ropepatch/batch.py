@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropepatch import bundle, manifest, naming
-from ropepatch.errors import InputError, MethodUnsupported, RopepatchError, WouldOverwrite
+from ropepatch.errors import InputError, MethodUnsupported, RopepatchError, WouldOverwrite, of_system
 from ropepatch.evidence import SMALL
 from ropepatch.hub.refs import is_remote
 from ropepatch.methods.base import ParameterError
@@ -260,6 +260,5 @@ def one_line(error: Exception) -> RopepatchError:
     if isinstance(error, RopepatchError):
         return error
     if isinstance(error, OSError):
-        name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else None
-        return InputError((error.strerror or str(error) or "the system refused").lower(), where=name)
+        return of_system(error)
     return InputError(str(error))

@@ -49,6 +49,35 @@ class RopepatchError(Exception):
         }
 
 
+def of_system(error: OSError) -> RopepatchError:
+    """What the operating system refused, as an error with its place and, for a full disk, with what is free there."""
+    import errno
+    import os
+
+    name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else None
+    kind = WouldOverwrite if isinstance(error, FileExistsError) else InputError
+    what, hint = (error.strerror or str(error) or "the system refused").lower(), None
+    if isinstance(error, PermissionError) and name is not None and os.path.isdir(name):
+        what = f"nothing can be written there: {what}"
+    if error.errno == errno.ENOSPC and name is not None:
+        hint = f"{_free(name)}make room, or name an output on another disk"
+    if error.errno == errno.EFBIG:
+        hint = "its file system takes no file of that size; name an output on another disk"
+    return kind(what, where=name, hint=hint)
+
+
+def _free(path: str) -> str:
+    """How much room there is where a file could not be written, once what was written of it is gone."""
+    import os
+    import shutil
+
+    try:
+        free = shutil.disk_usage(os.path.dirname(path) or ".").free
+    except OSError:
+        return ""
+    return f"{free / (1 << 20):,.1f} MiB are free there; "
+
+
 class CheckFailed(RopepatchError):
     """A verification found that an output is not what its patch says (exit 1)."""
 

@@ -62,7 +62,7 @@ def revert(
     if in_place:
         outdated = patched.outdated
         kept = [patched.manifest.name, *(path.name for path in outdated)]
-        with journal.change(patched.journal, changes, kept, progress):
+        with files.blamed(patched.anchor), journal.change(patched.journal, changes, kept, progress):
             _check_restored(patched, patched, record, changes)
             _restore_manifest(patched.manifest, record)
             for path in outdated:
@@ -70,7 +70,8 @@ def revert(
         return patched.anchor
     target = patched.renamed(Path(output) if output else patched.default("reverted"))
     target.refuse_existing()
-    with bundle_writing.appearing(target, bundle_writing.sizes(patched, target, changes), sync=sync) as work:
+    sizes = bundle_writing.sizes(patched, target, changes)
+    with files.blamed(target.anchor), bundle_writing.appearing(target, sizes, sync=sync) as work:
         bundle_writing.write(patched, work, changes, "link", progress, sync=sync)
         _check_restored(patched, work, record, changes)
     return target.anchor

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from ropepatch.errors import InputError, RopepatchError, UsageError, WouldOverwrite
+from ropepatch.errors import InputError, RopepatchError, UsageError, of_system
 
 #: sysexits.h: internal software error
 INTERNAL = 70
@@ -74,12 +74,7 @@ def translated(error: BaseException) -> RopepatchError:
     if isinstance(error, click.ClickException):
         return UsageError(_one_line(error.format_message()))
     if isinstance(error, OSError):
-        name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else None
-        kind = WouldOverwrite if isinstance(error, FileExistsError) else InputError
-        what = (error.strerror or str(error) or "the system refused").lower()
-        if isinstance(error, PermissionError) and name is not None and os.path.isdir(name):
-            what = f"nothing can be written there: {what}"
-        return kind(what, where=name)
+        return of_system(error)
     if _is_parameter_error(error):
         return InputError(str(error))
     return _Internal(
