@@ -122,6 +122,7 @@ def write(
     else:
         target = source if in_place else source.renamed(output or default_output(patch))
     if not in_place:
+        naming.refuse_unfit(source.anchor, target.anchor, folder=source.kind == "folder" and not overlay)
         target.refuse_existing()
         _refuse_inside(source, target)
     forward = after_write.prepare(patch, source, weights) if depth == "forward" else None
@@ -130,7 +131,8 @@ def write(
     else:
         usual = "header" if in_place or (source.kind != "file" and weights == "link") else "full"
         job = _Job(patch, source, target, in_place, weights, digest or usual, sync, progress, forward)
-    return job.run(depth != "none")
+    with files.blamed(target.anchor):
+        return job.run(depth != "none")
 
 
 def _inputs(
