@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropepatch import bundle, manifest, naming
-from ropepatch.errors import InputError, MethodUnsupported, RopepatchError, WouldOverwrite, of_system
+from ropepatch.errors import InputError, MethodUnsupported, RopepatchError, WouldOverwrite, translated
 from ropepatch.evidence import SMALL
 from ropepatch.hub.refs import is_remote
 from ropepatch.methods.base import ParameterError
@@ -93,8 +93,6 @@ def models_in(folder: str | Path) -> list[str]:
         from ropepatch.hub import mirror
 
         return mirror.models(str(folder))
-    from ropepatch.hub import choosing
-
     root = Path(folder)
     if not root.exists():
         from ropepatch.dialects import strangers
@@ -102,7 +100,7 @@ def models_in(folder: str | Path) -> list[str]:
         raise strangers.missing(folder)
     if not root.is_dir():
         raise InputError("is no folder", where=str(folder), hint="--all takes a folder of GGUF files")
-    found = [str(root / name) for name in choosing.firsts(path.name for path in root.glob("*.gguf"))]
+    found = [str(root / name) for name in naming.firsts(path.name for path in root.glob("*.gguf"))]
     if not found:
         raise InputError(
             "holds no GGUF file", where=str(folder), hint="--from takes a list of checkpoints of any format"
@@ -186,7 +184,7 @@ class _Work:
             status = self._written(made, target)
         except (RopepatchError, OSError, ParameterError) as error:
             edits = len(made.edits) if made is not None else None
-            return Outcome(ref, FAILED, None, edits, time.monotonic() - started, one_line(error))
+            return Outcome(ref, FAILED, None, edits, time.monotonic() - started, translated(error))
         return Outcome(ref, status, target.anchor, len(made.edits), time.monotonic() - started)
 
     def _written(self, made: Patch, target: bundle.Bundle) -> str:
@@ -253,12 +251,3 @@ def _same(made: Patch, target: bundle.Bundle) -> bool:
         if written.exists() and written.stat().st_size != path.stat().st_size + grown:
             return False
     return True
-
-
-def one_line(error: Exception) -> RopepatchError:
-    """Any failure of one checkpoint as an error with its place."""
-    if isinstance(error, RopepatchError):
-        return error
-    if isinstance(error, OSError):
-        return of_system(error)
-    return InputError(str(error))

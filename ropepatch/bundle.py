@@ -106,6 +106,22 @@ class Bundle:
         suffix = self.names[0][-_TAIL:] if self.kind == "split" else Path(self.names[0]).suffix or ".gguf"
         return self.root / f"{self.stem}-{tag}{suffix}"
 
+    def placed(self, output: str | Path, usual: Path) -> Path:
+        """The name that an output gets under ``output``: as with cp, a folder that is there takes a file.
+
+        Args:
+            output: the name that was asked for; a text that ends with a separator names a folder.
+            usual: the name that it has otherwise.
+
+        Raises:
+            InputError: a file shall go into a folder that is not there.
+        """
+        if self.kind == "folder" or not (Path(output).is_dir() or str(output).endswith(os.sep)):
+            return Path(output)
+        if not Path(output).is_dir():
+            raise InputError("no such directory", where=str(output))
+        return Path(output) / usual.name
+
     def refuse_existing(self) -> None:
         """Raise :class:`WouldOverwrite` when anything that this bundle would write is there already."""
         paths = [self.root] if self.kind == "folder" else [*(self.path(n) for n in self.names), self.manifest]

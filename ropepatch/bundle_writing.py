@@ -96,10 +96,10 @@ def refuse_unsynced(in_place: bool, sync: bool) -> None:
     """A change in place is always waited for.
 
     Raises:
-        UsageError: it was asked for without.
+        UsageError: it was asked for without waiting.
     """
     if in_place and not sync:
         raise UsageError(
-            "a change in place is always flushed to the disk: its journal could not undo it otherwise",
-            hint="leave out --no-sync, or write a new file",
+            "--no-sync goes with a new file only",
+            hint="a change in place is always on the disk before the next step, or its journal could not undo it",
         )

@@ -15,7 +15,6 @@ from ropepatch.methods import runtime_only
 from ropepatch.methods.base import Method, ParameterError, Target, yarn_attention
 from ropepatch.methods.none import NoScaling
 from ropepatch.methods.stack import Stack, stages
-from ropepatch.methods.yarn import Yarn
 from ropepatch.patch import Patch
 from ropepatch.profile import MAX_CONTEXT, RopeGroup, RopeProfile
 
@@ -57,8 +56,8 @@ def patch(model: Checkpoint, asked: Asked) -> Patch:
     trained = _original(model.ref, before, start, asked.existing, asked.original or _asked_original(settings))
     wants_factor = _has_factor(method)
     factor = _factor(method, asked.factor, length, trained, wants_factor)
-    if asked.existing == "replace" and isinstance(start.scaling, Yarn) and method == "yarn":
-        settings = {**_inherited(start.scaling), **settings}
+    if asked.existing == "replace" and start.scaling.name == method:
+        settings = {**start.scaling.kept(), **settings}
     scaling, group = _made(model.ref, asked, start, Target(factor, trained, start.spectrum()), settings)
     declared = length or before.declared_context
     if trained and (wants_factor or method == "none"):
@@ -165,8 +164,8 @@ def _original(ref: str, profile: RopeProfile, group: RopeGroup, existing: str, a
 
 def _extended(ref: str, start: RopeGroup, scaling: Method, existing: str) -> RopeGroup:
     """The group under the new method, in place of its old scaling or on top of it."""
-    if start.scaling.name == "proportional" and scaling.name != "none":
-        raise InputError("proportional RoPE leaves most pairs standing still; no method here extends it", where=ref)
+    if start.scaling.unextendable and not isinstance(scaling, NoScaling):
+        raise InputError(f"{start.scaling.unextendable}; no method here extends it", where=ref)
     if existing == "compose" and start.scaled and not isinstance(scaling, NoScaling):
         return dataclasses.replace(start, scaling=Stack((*stages(start.scaling), *stages(scaling))))
     everywhere = getattr(scaling, "mscale_all_dim", None)
@@ -207,12 +206,6 @@ def _span(profile: RopeProfile) -> str:
     if profile.trained_context and profile.declared_context:
         return f", {profile.trained_context} to {profile.declared_context} tokens"
     return ""
-
-
-def _inherited(old: Yarn) -> dict[str, Any]:
-    """What a model was trained with and a new factor does not change: betas, truncation, DeepSeek's magnitudes."""
-    names = ("beta_fast", "beta_slow", "truncate", "mscale", "mscale_all_dim")
-    return {name: value for name in names if (value := getattr(old, name)) is not None}
 
 
 def _asked_original(settings: Mapping[str, Any]) -> int | None:

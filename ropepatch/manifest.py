@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ropepatch._version import __version__
+from ropepatch._versions import installed
 from ropepatch.containers import json_text
 from ropepatch.errors import InputError
 from ropepatch.patch import Edit, Patch
@@ -231,14 +232,11 @@ def _stamp(time: datetime.datetime) -> str:
 
 
 def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
     found = {"ropepatch": __version__, "python": platform.python_version()}
     for name in ("numpy", "gguf", "safetensors"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
+        version = installed(name)
+        if version is not None:
+            found[name] = version
     return found
 
 

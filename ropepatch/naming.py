@@ -1,10 +1,11 @@
-"""The names of files that the parts agree on: shards, manifests, evidence, journals."""
+"""The names of files that the parts agree on: models, shards, manifests, evidence, journals."""
 
 from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
 
 from ropepatch.errors import UsageError
 
@@ -50,6 +51,21 @@ def refuse_unfit(source: Path, target: Path, *, folder: bool) -> None:
             f"{target}: Ollama deletes what it finds in its store and does not know",
             hint=f"name the output elsewhere, for example -o ./model{target.stem[len(source.stem) :]}.gguf",
         )
+
+
+def firsts(names: Iterable[str], folder: str | None = None) -> list[str]:
+    """The GGUF models among files, by their first shards; vision projectors and importance matrices left out."""
+    below = f"{folder}/" if folder else ""
+    found = []
+    for name in sorted(names):
+        if not name.startswith(below) or not name.endswith(".gguf"):
+            continue
+        leaf = PurePosixPath(name).name
+        match = SHARD.match(leaf)
+        if (match and int(match["number"]) != 1) or "mmproj" in leaf.lower() or "imatrix" in leaf.lower():
+            continue
+        found.append(name)
+    return found
 
 
 def journals(path: Path) -> list[Path]:

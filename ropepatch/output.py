@@ -58,6 +58,23 @@ def default_output(patch: Patch) -> Path:
     return Bundle(Path(), (name,), "split" if naming.SHARD.match(name) else "file").default(tag)
 
 
+def target_of(patch: Patch, source: Bundle, output: str | Path | None = None, *, overlay: bool = False) -> Bundle:
+    """The files that writing ``patch`` to ``output`` makes; a folder that is there takes a file under its usual name.
+
+    Args:
+        patch: what is applied.
+        source: its input, see :func:`source_of`.
+        output: the new file or folder; default beside the input.
+        overlay: a first shard beside a shared body.
+
+    Raises:
+        InputError: a file shall go into a folder that is not there.
+    """
+    usual = default_output(patch)
+    path = usual if output is None else source.placed(output, usual)
+    return overlays.target(path) if overlay else source.renamed(path)
+
+
 def _origin(patch: Patch) -> tuple[str, Mapping[str, Mapping[str, str]]]:
     """Where the inputs of a patch are on the Hub, and the digests that it has of them; nothing for local ones."""
     if not refs.is_remote(patch.ref):
@@ -74,7 +91,7 @@ def _origin(patch: Patch) -> tuple[str, Mapping[str, Mapping[str, str]]]:
 
 def write(
     patch: Patch,
-    output: Path | None = None,
+    output: str | Path | None = None,
     *,
     in_place: bool = False,
     weights: str = "link",
@@ -89,7 +106,7 @@ def write(
 
     Args:
         patch: what to apply.
-        output: the new file or folder; default beside the input.
+        output: the new file or folder, or an existing folder for a file; default beside the input.
         in_place: change the input itself instead.
         weights: files that do not change: ``link`` (reflink, hard link or copy), ``copy`` or ``none``.
         digest: ``none``, ``header`` (small files only) or ``full``; default full for the copy of a file, header for
@@ -117,10 +134,7 @@ def write(
     if in_place and refs.is_remote(patch.ref):
         raise UsageError("a checkpoint on the Hub is not changed in place; --to publishes a patched one")
     source = source_of(patch, weights)
-    if overlay:
-        target = overlays.target(output or default_output(patch))
-    else:
-        target = source if in_place else source.renamed(output or default_output(patch))
+    target = source if in_place else target_of(patch, source, output, overlay=overlay)
     if not in_place:
         naming.refuse_unfit(source.anchor, target.anchor, folder=source.kind == "folder" and not overlay)
         target.refuse_existing()

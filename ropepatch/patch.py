@@ -166,7 +166,7 @@ class Patch:
         """Write the patched checkpoint and its manifest; see :func:`ropepatch.output.write`."""
         from ropepatch import output as writer
 
-        return writer.write(self, Path(output) if output is not None else None, **options)
+        return writer.write(self, output, **options)
 
     def push(self, to: str | None = None, **options: Any) -> Publication:
         """Write the patched checkpoint and publish it on the Hub; see :func:`ropepatch.hub.push.publish`."""

@@ -67,13 +67,13 @@ class RopeGroup:
 
     def spectrum(self) -> Spectrum:
         """The plain rotation of this group, before any scaling."""
-        width = self.head_dim if self.scaling.name == "proportional" else self.rotary_dim
+        width = self.head_dim if self.scaling.spans_head else self.rotary_dim
         return Spectrum.plain(self.rope_theta, width, self.head_dim)
 
     @property
     def scaled(self) -> bool:
-        """Whether a method other than none is in force."""
-        return self.scaling.name not in ("none", "proportional")
+        """Whether a method is in force that changes the model's own rotation."""
+        return self.scaling.scales
 
     def to_json(self) -> dict[str, Any]:
         """The group as plain JSON; what is None is left out."""

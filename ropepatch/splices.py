@@ -6,15 +6,18 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ropepatch.containers import gguf, gguf_rewrite, json_text, safetensors
-from ropepatch.dialects import inv_freq_tensors
+from ropepatch.containers import gguf, gguf_rewrite, json_text
 from ropepatch.errors import InputError
 from ropepatch.patch import Edit
 from ropepatch.storage import splice
 from ropepatch.storage.splice import Splice
+
+if TYPE_CHECKING:
+    from ropepatch.containers import safetensors
 
 
 def for_file(path: Path, edits: Sequence[Edit], *, block: int = 0) -> list[Splice]:
@@ -125,6 +128,8 @@ def _check_tensor(path: Path, header: gguf.Header, edit: Edit) -> None:
 
 def _safetensors(path: Path, edits: Sequence[Edit]) -> list[Splice]:
     """Tensors are overwritten where they lie; a config in the metadata may make the header longer."""
+    from ropepatch.containers import safetensors
+
     header = safetensors.scan(path)
     found = []
     for edit in edits:
@@ -141,6 +146,8 @@ def _safetensors(path: Path, edits: Sequence[Edit]) -> list[Splice]:
 
 
 def _stored_tensor(header: safetensors.Header, edit: Edit) -> list[Splice]:
+    from ropepatch.dialects import inv_freq_tensors
+
     tensor, before, after = header.tensors.get(edit.name), edit.before, edit.after
     if tensor is None or before is None or after is None or not before.type == after.type == tensor.dtype:
         raise InputError("has no such tensor to overwrite", where=f"{header.path}: {edit.name}")

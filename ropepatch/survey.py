@@ -7,8 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ropepatch import checkpoint
-from ropepatch.batch import one_line
-from ropepatch.errors import RopepatchError
+from ropepatch.errors import RopepatchError, translated
 from ropepatch.methods.base import ParameterError
 
 #: columns of a table of many checkpoints
@@ -64,7 +63,7 @@ def row(ref: str) -> dict[str, Any]:
         group = profile.groups[name]
         inside = summary.group_summary(profile, group)
     except (RopepatchError, OSError, ParameterError) as error:
-        found["error"] = str(one_line(error))
+        found["error"] = str(translated(error))
         return found
     scaling = group.scaling.to_json()
     found |= {

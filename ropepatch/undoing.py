@@ -27,7 +27,8 @@ def revert(
 
     Args:
         ref: the patched file (any shard of it) or folder, or its manifest.
-        output: where the input shall stand again; default beside, under ``-reverted``.
+        output: where the input shall stand again, or an existing folder for a file; default beside, under
+            ``-reverted``.
         in_place: turn the patched checkpoint itself back.
         sync: wait until what is new is on the disk; see :func:`write`.
         progress: called with the number of bytes just moved.
@@ -68,7 +69,8 @@ def revert(
             for path in outdated:
                 path.unlink(missing_ok=True)
         return patched.anchor
-    target = patched.renamed(Path(output) if output else patched.default("reverted"))
+    usual = patched.default("reverted")
+    target = patched.renamed(usual if output is None else patched.placed(output, usual))
     target.refuse_existing()
     sizes = bundle_writing.sizes(patched, target, changes)
     with files.blamed(target.anchor), bundle_writing.appearing(target, sizes, sync=sync) as work:

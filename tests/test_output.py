@@ -19,6 +19,7 @@ from ropepatch.errors import CheckFailed, InputError, UsageError, WouldOverwrite
 from ropepatch.storage import files, ranges
 from tests.support import llamacpp_formula as engine
 from tests.support import tiny
+from tests.support.gguf_split import split
 from tests.support.outputs import SPEC, digest, tree
 
 
@@ -157,10 +158,42 @@ def test_an_existing_folder_is_not_overwritten(folder: Path) -> None:
     assert list(output.default_output(patch).iterdir()) == []
 
 
+@pytest.mark.parametrize("form", ["file", "split", "overlay"])
+def test_a_folder_takes_a_file_under_its_usual_name(gguf_file: Path, form: str) -> None:
+    """As with cp: what is there is a folder to write into, and what comes into it is what would stand beside."""
+    if form == "split":
+        split(gguf_file, 2)
+        gguf_file = gguf_file.with_name("model-00001-of-00002.gguf")
+    (place := gguf_file.with_name("place")).mkdir()
+    patch = ropepatch.open(gguf_file).patch("yarn", 4.0)
+    for name in (None, place):
+        patch.write(name, overlay=form == "overlay")
+    shards = [""] if form == "file" else ["-00001-of-00002", "-00002-of-00002"]
+    names = [f"model-yarn-4x{shard}.gguf" for shard in shards]
+    assert {path.name for path in place.iterdir()} == {*names, "model-yarn-4x.ropepatch.json"}
+    assert all(digest(place / name) == digest(gguf_file.with_name(name)) for name in names)
+    with pytest.raises(WouldOverwrite, match=names[0]):
+        patch.write(str(place), overlay=form == "overlay")
+
+
+def test_a_folder_is_no_place_for_a_folder(folder: Path) -> None:
+    """A checkpoint that is a folder itself gets the name that was given: one that is there is not written into."""
+    (place := folder.with_name("place")).mkdir()
+    patch = ropepatch.open(folder).patch("yarn", 4.0)
+    with pytest.raises(WouldOverwrite):
+        patch.write(place)
+    assert list(place.iterdir()) == []
+    patch.write(f"{folder.with_name('new')}{os.sep}")
+    assert ropepatch.open(folder.with_name("new")).profile.declared_context == 1024
+
+
 def test_an_output_in_a_missing_folder_is_refused(checkpoint: Path) -> None:
     """Said in one line, and nothing is made."""
     with pytest.raises(InputError, match="no such directory"):
         ropepatch.open(checkpoint).patch("yarn", 4.0).write(checkpoint.parent / "missing" / "out")
+    if checkpoint.is_file():
+        with pytest.raises(InputError, match="missing/: no such directory"):
+            ropepatch.open(checkpoint).patch("yarn", 4.0).write(f"{checkpoint.parent}/missing/")
     assert [p.name for p in checkpoint.parent.iterdir()] == [checkpoint.name]
 
 

@@ -11,7 +11,8 @@ import pytest
 import ropepatch
 from ropepatch import output
 from ropepatch.bundle import bundle_of
-from ropepatch.errors import CheckFailed, InputError
+from ropepatch.errors import CheckFailed, InputError, WouldOverwrite
+from tests.support.command import inside
 from tests.support.outputs import digest, tree
 
 METHODS = ["linear", "ntk", "yarn", "mrrope-pro"]
@@ -69,6 +70,26 @@ def test_revert_works_after_the_files_have_moved(gguf_file: Path, tmp_path: Path
     for name in ("out.gguf", "out.ropepatch.json"):
         (tmp_path / name).rename(away / name)
     assert digest(ropepatch.revert(away / "out.gguf")) == before
+
+
+def test_a_folder_takes_what_is_restored(checkpoint: Path) -> None:
+    """As with cp a folder takes a file, from Python and on the command line; a folder it does not take."""
+    written = checkpoint.with_name(f"out{checkpoint.suffix}")
+    ropepatch.open(checkpoint).patch("yarn", 4.0).write(written)
+    (place := checkpoint.with_name("place")).mkdir()
+    if checkpoint.is_dir():
+        with pytest.raises(WouldOverwrite):
+            ropepatch.revert(written, output=place)
+        assert "exists already" in inside("revert", written, "-o", place).err
+        assert list(place.iterdir()) == []
+        return
+    restored = ropepatch.revert(written, output=place)
+    assert restored == place / "out-reverted.gguf"
+    restored.unlink()
+    assert inside("revert", written, "-o", f"{place}/", "-q").out.strip() == str(restored)
+    assert digest(restored) == digest(checkpoint)
+    assert "no such directory" in inside("revert", written, "-o", f"{place}/deeper/").err
+    assert [path.name for path in place.iterdir()] == ["out-reverted.gguf"]
 
 
 def test_revert_refuses_an_output_that_has_changed(gguf_file: Path) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 
 import click
 
-from ropepatch.errors import InputError, RopepatchError, UsageError, of_system
+from ropepatch import errors
+from ropepatch.errors import RopepatchError, UsageError
 
 #: sysexits.h: internal software error
 INTERNAL = 70
@@ -51,7 +52,7 @@ def guarded(call: Callable[[], Any], arguments: Sequence[str]) -> int:
             _abandon_stdout()
             return BROKEN_PIPE
         except (Exception, KeyboardInterrupt) as error:
-            found = translated(error)
+            found = _reported(error)
             if "--debug" in options:
                 import traceback
 
@@ -62,10 +63,11 @@ def guarded(call: Callable[[], Any], arguments: Sequence[str]) -> int:
             return found.exit_code
 
 
-def translated(error: BaseException) -> RopepatchError:
+def _reported(error: BaseException) -> RopepatchError:
     """Any exception as the error that the command line reports."""
-    if isinstance(error, RopepatchError):
-        return error
+    known = errors.translated(error)
+    if known is not None:
+        return known
     if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx else "ropepatch"
         return UsageError(_one_line(error.format_message()).rstrip("."), hint=f"see {command} --help")
@@ -73,20 +75,10 @@ def translated(error: BaseException) -> RopepatchError:
         return _Interrupted("interrupted")
     if isinstance(error, click.ClickException):
         return UsageError(_one_line(error.format_message()))
-    if isinstance(error, OSError):
-        return of_system(error)
-    if _is_parameter_error(error):
-        return InputError(str(error))
     return _Internal(
         f"internal error: {type(error).__name__}: {_one_line(str(error))}",
         hint="this is a fault of ropepatch; --debug shows the traceback",
     )
-
-
-def _is_parameter_error(error: BaseException) -> bool:
-    """Whether a method refuses what a file says, without importing the methods for the question."""
-    module = sys.modules.get("ropepatch.methods.base")
-    return module is not None and isinstance(error, module.ParameterError)
 
 
 def _one_line(text: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -67,7 +66,7 @@ def writing_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 metavar="OUT",
                 multiple=True,
                 callback=_one,
-                help="New file or folder; default: beside the input.",
+                help="New file or folder, or a folder to put a file in; default: beside the input.",
             ),
             click.option("--in-place", is_flag=True, help="Change the input itself."),
             click.option("--overlay", is_flag=True, help="GGUF: a small first shard over shared weights."),
@@ -142,21 +141,6 @@ def recovered(out: Output, ref: str, in_place: bool) -> None:
             out.note(f"an interrupted change of {path} was undone first")
 
 
-def refuse_unsynced(in_place: bool, sync: bool) -> None:
-    """A change in place is always waited for.
-
-    Raises:
-        UsageError: both were asked for.
-    """
-    from ropepatch.errors import UsageError
-
-    if in_place and not sync:
-        raise UsageError(
-            "--no-sync goes with a new file only",
-            hint="a change in place is always on the disk before the next step, or its journal could not undo it",
-        )
-
-
 def finish(
     out: Output,
     patch: Patch,
@@ -180,7 +164,10 @@ def finish(
         raise UsageError("--in-place and -o exclude each other")
     if in_place and overlay:
         raise UsageError("--in-place and --overlay exclude each other")
-    refuse_unsynced(in_place, sync)
+    if not sync:  # said of a dry run too, which writes nothing and loads nothing to write with
+        from ropepatch import bundle_writing
+
+        bundle_writing.refuse_unsynced(in_place, sync)
     if body != "auto" and not overlay:
         raise UsageError("--body goes with --overlay")
     if dry_run:
@@ -188,7 +175,6 @@ def finish(
         _shown.findings(out, findings, None)
         return
     from ropepatch import output as writer
-    from ropepatch import overlay as overlays
     from ropepatch.hub.refs import is_remote
 
     if is_remote(patch.ref):
@@ -200,10 +186,7 @@ def finish(
 
         private_key(sign)  # a key that cannot be read is said before anything is written
     source = writer.source_of(patch, weights)
-    wanted = source.anchor if in_place else _wanted(output, writer.default_output(patch), source.kind)
-    target = source if in_place else source.renamed(wanted)
-    if overlay:
-        target = overlays.target(wanted)
+    target = source if in_place else writer.target_of(patch, source, output, overlay=overlay)
     ahead = threading.Thread(target=_load_ahead, args=(out, patch, verify))
     ahead.start()
     with out.progress("writing and checking") as progress:
@@ -241,28 +224,13 @@ def finish(
         _shown.findings(out, findings, target.anchor)
 
 
-def _wanted(output: str | None, usual: Path, kind: str) -> Path:
-    """Where the output goes; as with cp, a folder that is there takes a file under its usual name.
-
-    Raises:
-        InputError: a file shall go into a folder that is not there.
-    """
-    from ropepatch.errors import InputError
-
-    if output is None:
-        return usual
-    if kind == "folder" or not (Path(output).is_dir() or output.endswith(os.sep)):
-        return Path(output)
-    if not Path(output).is_dir():
-        raise InputError("no such directory", where=output)
-    return Path(output) / usual.name
-
-
 def _load_ahead(out: Output, patch: Patch, verify: str) -> None:
     """Import what checking and telling need while the bytes move: the kernel does that, and Python only waits."""
     with contextlib.suppress(ImportError):  # whoever needs it says so better
         if verify != "none" and patch.after.source.format == "gguf":
-            import gguf  # noqa: F401
+            from ropepatch.verify import skeleton
+
+            skeleton.library()
         if not (out.json or out.quiet):
             from rich import console  # noqa: F401
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,9 @@ GGML_F32 = 0
 
 #: bytes that are mapped at first; a longer header is scanned again with more of them
 _WINDOW = 64 << 20
+#: the header that was scanned last, with its bytes if they are no more than this: a patch scans a file several times
+_LAST: list[tuple[bytes, Header]] = []
+_KEPT = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -189,9 +192,15 @@ def _scan_beginning(path: Path, number: int, known: int, size: int) -> Header:
     from ropepatch.containers.gguf_scanner import Scanner
 
     with mmap.mmap(number, known, access=mmap.ACCESS_READ) as data:
+        for kept, header in _LAST:
+            if header.size == size and data[: len(kept)] == kept:
+                return replace(header, path=path)
         scanner = Scanner(path, data, size)
         try:
-            return scanner.run()
+            header = scanner.run()
+            if header.infos_end <= _KEPT:
+                _LAST[:] = [(data[: header.infos_end], header)]
+            return header
         except struct.error:
             if known < size:
                 raise Incomplete(scanner.at, scanner.left) from None

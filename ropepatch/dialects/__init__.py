@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ropepatch.dialects.base import Dialect
 from ropepatch.errors import InputError
-from ropepatch.naming import journals
+from ropepatch.naming import firsts, journals
 
 #: so many names of a folder are told
 _NAMED = 5
@@ -83,8 +83,6 @@ def _models(files: list[Path]) -> list[Path]:
     """The models among a folder's GGUF files, as on the Hub: split ones by their first shard, no vision projectors."""
     if len(files) < 2:
         return files
-    from ropepatch.hub.choosing import firsts
-
     names = set(firsts(file.name for file in files))
     return [file for file in files if file.name in names] or files
 

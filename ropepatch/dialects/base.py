@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeGuard
 
 if TYPE_CHECKING:
+    from ropepatch.dialects.gguf import GgufDialect
+    from ropepatch.dialects.hf_config import HfDialect
     from ropepatch.patch import Edit
     from ropepatch.profile import RopeProfile
 
@@ -27,6 +29,8 @@ class Lowering:
 class Dialect(Protocol):
     """One opened checkpoint in one format."""
 
+    #: ``hf``, ``gguf``, ``mistral``, ``meta`` or ``safetensors``
+    kind: ClassVar[str]
     #: the folder that edits' file names are relative to
     root: Path
 
@@ -42,3 +46,13 @@ class Dialect(Protocol):
 
     def files(self) -> list[Path]:
         """The files that make up the checkpoint, those with metadata first."""
+
+
+def is_hf(dialect: Dialect) -> TypeGuard[HfDialect]:
+    """Whether a config.json says it; asking does not load the reader of those."""
+    return dialect.kind == "hf"
+
+
+def is_gguf(dialect: Dialect) -> TypeGuard[GgufDialect]:
+    """Whether the keys of a GGUF say it; asking does not load the reader of those."""
+    return dialect.kind == "gguf"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ropepatch.bundle import bundle_of
 from ropepatch.containers import gguf as container
@@ -55,6 +55,8 @@ _KNOWN = frozenset(
 
 class GgufDialect:
     """An opened GGUF file, or all shards of a split one; the first shard's metadata is what counts."""
+
+    kind: ClassVar[str] = "gguf"
 
     def __init__(self, shards: list[container.Header], *, translated: bool = True) -> None:
         #: whether keys under Ollama's names count, as they do for Ollama

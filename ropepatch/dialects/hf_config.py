@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ropepatch.containers import json_text
 from ropepatch.dialects import dual_chunk, hf_defaults, hf_families, hf_layers, hf_scaling, inv_freq_tensors
@@ -24,6 +24,8 @@ from ropepatch.profile import RopeGroup, RopeProfile, Source
 
 class HfDialect:
     """An opened folder with a ``config.json``."""
+
+    kind: ClassVar[str] = "hf"
 
     def __init__(self, root: Path, path: Path, config: Mapping[str, Any]) -> None:
         self.root = root

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ropepatch.containers import json_text
 from ropepatch.dialects import inv_freq_tensors
@@ -37,6 +37,8 @@ _FITS = "ntk, ntk-critical, theta, none and llama3"
 
 class MetaDialect(Params):
     """An opened folder with Meta's ``params.json``."""
+
+    kind: ClassVar[str] = "meta"
 
     @classmethod
     def open(cls, root: Path, path: Path) -> MetaDialect:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ropepatch.containers import json_text
 from ropepatch.dialects import inv_freq_tensors
@@ -36,6 +36,8 @@ _CLOSE = 1e-9
 
 class MistralDialect(Params):
     """An opened folder with Mistral's ``params.json``."""
+
+    kind: ClassVar[str] = "mistral"
 
     @classmethod
     def open(cls, root: Path, path: Path) -> MistralDialect:

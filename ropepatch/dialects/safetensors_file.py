@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -27,6 +28,8 @@ _BASES = (*((digits, 1e-6) for digits in range(1, 5)), *((digits, 3e-7) for digi
 
 class SafetensorsDialect:
     """An opened ``.safetensors`` file that has no ``config.json`` beside it."""
+
+    kind: ClassVar[str] = "safetensors"
 
     def __init__(self, header: safetensors.Header) -> None:
         self.path = header.path

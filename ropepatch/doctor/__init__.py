@@ -5,17 +5,15 @@ Adding a rule is adding a function with ``@rule`` to a file in ``doctor/rules``.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ropepatch import checkpoint, dialects
+from ropepatch import checkpoint
 from ropepatch._callable import make_callable
 from ropepatch.checkpoint import Checkpoint
-from ropepatch.dialects.gguf import GgufDialect
-from ropepatch.dialects.hf_config import HfDialect
+from ropepatch.dialects.base import Dialect, is_gguf, is_hf
 from ropepatch.doctor import fixing, gguf_view, scope
 from ropepatch.doctor.base import RULES, SEVERITIES, Finding, Hit, Rule
 from ropepatch.doctor.rules import load
@@ -73,19 +71,15 @@ def subject_of(
     return Subject(model.ref, model.dialect, scope.scope_of(_container(model.dialect), runtimes), length)
 
 
-def _container(dialect: dialects.base.Dialect) -> str:
-    if isinstance(dialect, HfDialect):
-        return "hf"
-    return "gguf" if isinstance(dialect, GgufDialect) else "this format"
+def _container(dialect: Dialect) -> str:
+    return dialect.kind if is_hf(dialect) or is_gguf(dialect) else "this format"
 
 
 def examine(subject: Subject) -> list[Finding]:
     """The findings of every rule that looks at the subject's format."""
     found: list[Finding] = []
     subject.explained = set()
-    for rule in rules():
-        if subject.format not in rule.formats:
-            continue
+    for rule in rules(subject.format):
         for hit in rule.check(subject):
             if rule.explains:
                 subject.explained |= set(hit.runtimes)
@@ -120,9 +114,9 @@ def check_patch(patch: Patch, runtimes: str | Sequence[str] | None = None) -> li
     """
     dialect = checkpoint.open(patch.ref).dialect
     wanted = scope.scope_of(_container(dialect), runtimes)
-    if isinstance(dialect, HfDialect):
+    if is_hf(dialect):
         return examine(Subject(patch.ref, dialect, wanted).with_edits(patch.edits))
-    if isinstance(dialect, GgufDialect):
+    if is_gguf(dialect):
         made = gguf_view.with_edits(dialect, patch.edits)
         tensors = any(edit.target == "tensor" for edit in patch.edits)
         profile = fixing.reread(patch, made) if tensors else None
@@ -157,10 +151,10 @@ def broken(findings: Sequence[Finding]) -> bool:
     return worst(findings) == "error"
 
 
-def rules() -> list[Rule]:
-    """Every rule, by code."""
-    load()
-    return [RULES[code] for code in sorted(RULES)]
+def rules(format: str | None = None) -> list[Rule]:
+    """Every rule, or those that look at a format, by code."""
+    load(format)
+    return [RULES[code] for code in sorted(RULES) if format is None or format in RULES[code].formats]
 
 
 def find(code: str) -> Rule:
@@ -173,6 +167,8 @@ def find(code: str) -> Rule:
     wanted = code.strip().upper()
     if wanted in RULES:
         return RULES[wanted]
+    import difflib
+
     digits = re.sub(r"\D", "", wanted)
     near = difflib.get_close_matches(f"RP{digits}", RULES, n=1, cutoff=0.5)
     suggestion = f" (did you mean {near[0]!r}?)" if near else ""

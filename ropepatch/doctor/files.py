@@ -5,28 +5,22 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ropepatch.containers import json_text
-from ropepatch.dialects.base import Dialect
-from ropepatch.dialects.gguf import GgufDialect
-from ropepatch.dialects.hf_config import HfDialect
-from ropepatch.dialects.hf_section import Section
-from ropepatch.dialects.mistral_params import MistralDialect
-from ropepatch.dialects.safetensors_file import SafetensorsDialect
+from ropepatch.dialects.base import Dialect, is_gguf, is_hf
 from ropepatch.doctor.gguf_view import GgufView
 from ropepatch.errors import InputError, RopepatchError
 from ropepatch.patch import Edit, Value
 from ropepatch.profile import RopeProfile
 from ropepatch.storage import remote
 
+if TYPE_CHECKING:
+    from ropepatch.dialects.hf_section import Section
+
 TOKENIZER = "tokenizer_config.json"
-_FORMATS: dict[type, str] = {
-    HfDialect: "hf",
-    GgufDialect: "gguf",
-    MistralDialect: "mistral",
-    SafetensorsDialect: "safetensors",
-}
+#: that some rule looks at
+_FORMATS = ("hf", "gguf", "mistral", "safetensors")
 _Path = tuple[str, ...]
 
 
@@ -56,7 +50,7 @@ class Files:
     @cached_property
     def format(self) -> str:
         """``hf``, ``gguf``, ``mistral``, ``safetensors``, or nothing where no rule looks at it."""
-        return next((name for kind, name in _FORMATS.items() if isinstance(self.dialect, kind)), "")
+        return self.dialect.kind if self.dialect.kind in _FORMATS else ""
 
     @property
     def file(self) -> str:
@@ -66,19 +60,19 @@ class Files:
     @property
     def config(self) -> Mapping[str, Any]:
         """``config.json`` as spelled."""
-        assert isinstance(self.dialect, HfDialect)
+        assert is_hf(self.dialect)
         return self.dialect.config
 
     @property
     def section(self) -> Section:
         """The text model's part of it."""
-        assert isinstance(self.dialect, HfDialect)
+        assert is_hf(self.dialect)
         return self.dialect.section
 
     @cached_property
     def gguf(self) -> GgufView:
         """The keys and tensors of a GGUF."""
-        assert isinstance(self.dialect, GgufDialect)
+        assert is_gguf(self.dialect)
         return GgufView(self.dialect, self._edits)
 
     @cached_property
@@ -114,7 +108,7 @@ class Files:
         if self._given is not None:
             return self._given
         try:
-            if isinstance(self.dialect, HfDialect):
+            if is_hf(self.dialect):
                 return self.dialect.lift_config(self.ref)
             return self.dialect.lift(self.ref)
         except RopepatchError as error:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ropepatch.dialects.gguf import GgufDialect
 from ropepatch.doctor.base import Finding
 from ropepatch.doctor.files import TOKENIZER
 from ropepatch.doctor.subject import Subject
 from ropepatch.errors import InputError, RopepatchError, UsageError
 from ropepatch.patch import Edit, Patch, Value
 from ropepatch.profile import RopeProfile
+
+if TYPE_CHECKING:
+    from ropepatch.dialects.gguf import GgufDialect
 
 #: one mend may uncover another; more rounds than rules would be a circle
 _ROUNDS = 50

@@ -6,13 +6,15 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ropepatch.containers import gguf
 from ropepatch.containers.gguf import TYPE_CODES, TYPE_NAMES, Header, KeyValue
-from ropepatch.dialects.gguf import GgufDialect
 from ropepatch.patch import Edit
 from ropepatch.runtimes.llama_cpp_table import FREQS, LONG, OLLAMA_NAMES, SHORT, Row, reads
+
+if TYPE_CHECKING:
+    from ropepatch.dialects.gguf import GgufDialect
 
 #: ggml's number of the type that factor tensors must have
 F32 = gguf.GGML_F32
@@ -116,4 +118,6 @@ def with_edits(dialect: GgufDialect, edits: Sequence[Edit]) -> GgufDialect:
         else:
             keys[edit.name] = KeyValue(edit.name, TYPE_CODES[edit.after.type or "STRING"], edit.after.data, 0, 0)
     header: Header = dataclasses.replace(dialect.header, keys=keys)
+    from ropepatch.dialects.gguf import GgufDialect
+
     return GgufDialect([header, *dialect.shards[1:]])

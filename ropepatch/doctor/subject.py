@@ -5,15 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ropepatch import runtimes
-from ropepatch.dialects.base import Dialect
-from ropepatch.dialects.gguf import GgufDialect
-from ropepatch.dialects.hf_config import HfDialect
-from ropepatch.dialects.hf_section import Section
+from ropepatch.dialects.base import Dialect, is_gguf, is_hf
 from ropepatch.doctor import gguf_view
 from ropepatch.doctor.files import TOKENIZER, Files, edited
 from ropepatch.doctor.scope import Scope
@@ -25,6 +22,9 @@ from ropepatch.profile import RopeProfile
 from ropepatch.runtimes import comparison
 from ropepatch.runtimes.base import Prediction
 from ropepatch.runtimes.comparison import Cell
+
+if TYPE_CHECKING:
+    from ropepatch.dialects.hf_section import Section
 
 Outcome = dict[str, Prediction] | RopepatchError
 
@@ -49,7 +49,7 @@ class Subject(Files):
         edits: Sequence[Edit] = (),
     ) -> None:
         super().__init__(ref, dialect, profile=profile, tokenizer=tokenizer, edits=edits)
-        self.scope = scope.without(self._strangers(scope)) if isinstance(dialect, HfDialect) else scope
+        self.scope = scope.without(self._strangers(scope)) if is_hf(dialect) else scope
         self.explained: set[str] = set()
         self._length = length
         self._references: dict[int | None, dict[str, Frequencies]] = {}
@@ -217,12 +217,14 @@ class Subject(Files):
 
     def with_edits(self, edits: Sequence[Edit]) -> Subject:
         """The same checkpoint with the edits made, in memory."""
-        if isinstance(self.dialect, GgufDialect):
+        if is_gguf(self.dialect):
             dialect: Dialect = gguf_view.with_edits(self.dialect, edits)
             return Subject(self.ref, dialect, self.scope, self._length, edits=(*self._edits, *edits))
-        assert isinstance(self.dialect, HfDialect)
+        assert is_hf(self.dialect)
         config = edited(self.config, [edit for edit in edits if edit.file == self.file])
         tokenizer = edited(self.tokenizer, [edit for edit in edits if edit.file == TOKENIZER])
+        from ropepatch.dialects.hf_config import HfDialect
+
         dialect = HfDialect(self.dialect.root, self.dialect.path, config)
         return Subject(self.ref, dialect, self.scope, self._length, tokenizer=tokenizer)
 

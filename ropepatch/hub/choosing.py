@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from ropepatch.errors import HubError, InputError, UsageError
 from ropepatch.hub.client import Snapshot
-from ropepatch.naming import SHARD
+from ropepatch.naming import SHARD, firsts
 
 #: what describes a folder's model
 METADATA = ("config.json", "params.json")
@@ -44,21 +43,6 @@ def chosen(snapshot: Snapshot, file: str | None) -> str | None:
     from ropepatch.dialects import strangers
 
     raise strangers.folder(where, inside)
-
-
-def firsts(names: Iterable[str], folder: str | None = None) -> list[str]:
-    """The GGUF models among files, by their first shards; vision projectors and importance matrices left out."""
-    below = f"{folder}/" if folder else ""
-    found = []
-    for name in sorted(names):
-        if not name.startswith(below) or not name.endswith(".gguf"):
-            continue
-        leaf = PurePosixPath(name).name
-        match = SHARD.match(leaf)
-        if (match and int(match["number"]) != 1) or "mmproj" in leaf.lower() or "imatrix" in leaf.lower():
-            continue
-        found.append(name)
-    return found
 
 
 def shards_of(snapshot: Snapshot, file: str) -> list[str]:

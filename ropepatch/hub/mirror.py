@@ -12,10 +12,10 @@ from ropepatch.containers import safetensors
 from ropepatch.dialects import inv_freq_tensors
 from ropepatch.errors import HubError, InputError
 from ropepatch.hub import client, gguf_header
-from ropepatch.hub.choosing import METADATA, chosen, firsts, shards_of
+from ropepatch.hub.choosing import METADATA, chosen, shards_of
 from ropepatch.hub.client import Ranges, Snapshot
 from ropepatch.hub.refs import HubRef, parse
-from ropepatch.naming import SHARD
+from ropepatch.naming import SHARD, firsts
 from ropepatch.storage.remote import Mirror, Sparse
 
 #: the largest file that is fetched whole; an index of shards is the longest

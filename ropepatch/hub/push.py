@@ -233,11 +233,11 @@ def publish(
     contents.target_of(refs.parse(patch.ref) if remote else None, to, options.get("branch"), options.get("pr", False))
     from ropepatch import output as writer
 
-    name = Path(output) if output is not None else writer.default_output(patch)
+    name = output if output is not None else writer.default_output(patch).name
     with contextlib.ExitStack() as stack:
         if output is None:
             folder = tempfile.mkdtemp(prefix="ropepatch-", dir=_room(patch))
-            name = Path(folder) / name.name
+            name = Path(folder) / name
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             weights = "none" if remote and patch.before.source.format == "hf" else "link"
         patch.write(name, weights=weights, digest=digest, verify=verify, progress=progress)
@@ -254,8 +254,8 @@ def _room(patch: Patch) -> Path | None:
     return folder if folder.is_dir() and os.access(folder, os.W_OK) else None
 
 
-def _written(patch: Patch, name: Path) -> Path:
-    """The output that a name stands for: of a split GGUF the first shard."""
+def _written(patch: Patch, name: str | Path) -> Path:
+    """The output that a name stands for: of a split GGUF the first shard, in a folder the file."""
     from ropepatch import output as writer
 
-    return writer.source_of(patch, "none").renamed(name).anchor
+    return writer.target_of(patch, writer.source_of(patch, "none"), name).anchor

@@ -120,6 +120,14 @@ class Method(ABC):
     trained_with: ClassVar[bool] = False
     #: original context times factor is as far as it reaches
     factor_reaches: ClassVar[bool] = False
+    #: parameters that a model was trained with, and that stay when the same method replaces it with another factor
+    lasting: ClassVar[tuple[str, ...]] = ()
+    #: it changes a rotation; False for what is a model's own rotation, which nothing has scaled yet
+    scales: ClassVar[bool] = True
+    #: why no method extends a model that rotates by it; None where methods do
+    unextendable: ClassVar[str | None] = None
+    #: it is counted over the head's dimensions, whichever of them rotate
+    spans_head: ClassVar[bool] = False
 
     @abstractmethod
     def apply(self, rope: Spectrum, length: int | None) -> Frequencies:
@@ -171,6 +179,10 @@ class Method(ABC):
             if value is not None:
                 values[field.name] = list(value) if isinstance(value, tuple) else value
         return values
+
+    def kept(self) -> dict[str, Any]:
+        """The parameters that another factor of the same method leaves as they are, but for those that are None."""
+        return {name: value for name in self.lasting if (value := getattr(self, name)) is not None}
 
     def to_json(self) -> dict[str, Any]:
         """``{"method": name, …parameters}``."""

@@ -14,6 +14,7 @@ class NoScaling(Method):
     name = "none"
     rank = 10
     written = ("key", "key")
+    scales = False
     title = "no scaling"
     formula = "inv_freq[i] = θ^(-2i/d)"
     paper = "RoFormer, arXiv 2104.09864"

@@ -32,6 +32,9 @@ class Proportional(Method):
     )
     identity_at_one = False  # with a share below 1 the slow pairs stand still
     applicable = False
+    scales = False
+    spans_head = True
+    unextendable = "proportional RoPE leaves most pairs standing still"
 
     def __post_init__(self) -> None:
         check_factor(self.name, self.factor)

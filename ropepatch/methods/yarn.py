@@ -59,6 +59,7 @@ class Yarn(Method):
     written = ("key", "key")
     preference = 10
     factor_reaches = True
+    lasting = ("beta_fast", "beta_slow", "truncate", "mscale", "mscale_all_dim")  # the last two are DeepSeek's
     title = "YaRN"
     formula = "inv_freq' = inv_freq·(1-ramp) + inv_freq/s·ramp; ramp over the pair index; m = 0.1·ln s + 1"
     paper = "YaRN, arXiv 2309.00071; reference code jquesnelle/yarn"

@@ -71,8 +71,8 @@ def extendable(model: Checkpoint, start: Start, skipped: dict[str, str]) -> bool
     reason = None
     if group.window:
         reason = f"the layers that rotate see no farther than {group.window:,} tokens"
-    elif group.scaling.name == "proportional":
-        reason = "proportional RoPE leaves most pairs standing still; no method extends it"
+    elif group.scaling.unextendable:
+        reason = f"{group.scaling.unextendable}; no method extends it"
     elif group.scalable is False:
         reason = "nothing in the file reaches the rotation of these layers"
     if reason is not None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ropepatch.dialects import hf_defaults, hf_families
-from ropepatch.dialects.hf_families import Entry
-from ropepatch.dialects.hf_section import Section, text_section
 from ropepatch.methods.base import Spectrum
 from ropepatch.runtimes.base import Engine, Source
+
+if TYPE_CHECKING:
+    from ropepatch.dialects.hf_families import Entry
+    from ropepatch.dialects.hf_section import Section
 
 #: keys without which transformers refuses a rope type (``_validate_*_rope_parameters``)
 REQUIRED = {
@@ -178,11 +179,16 @@ class Reader:
 
 def section_of(source: Source, line: str) -> Section:
     """The text section of the file, with the class defaults of a line of transformers (``4`` or ``5``)."""
+    from ropepatch.dialects import hf_defaults
+    from ropepatch.dialects.hf_section import text_section
+
     section = text_section(source.config, source.where)
     return dataclasses.replace(section, defaults=hf_defaults.lookup(section.model_type, line))
 
 
 def views_of(section: Section, ignored: tuple[str, ...]) -> dict[str, View]:
+    from ropepatch.dialects import hf_families
+
     found = hf_families.entries(section, [])
     return {
         name: View(name, entry.rope, (*section.path, *entry.key), None, entry.theta, entry, section, ignored)

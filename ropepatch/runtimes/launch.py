@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ropepatch import runtimes
-from ropepatch.dialects.hf_section import text_section
 from ropepatch.errors import RopepatchError
 from ropepatch.frequencies import TOLERANCE, deviation, plain_base, profile_frequencies
 from ropepatch.methods.base import Frequencies
@@ -80,6 +79,8 @@ def lines(
     if rope is not None and "rope_theta" not in rope:
         raise ValueError("a rope dict for the command line must hold rope_theta")
     wanted = length or profile.declared_context or 4096
+    from ropepatch.dialects.hf_section import text_section
+
     path = text_section(config, ref).path if config is not None else ()
     found = []
     for name in runtimes.names():

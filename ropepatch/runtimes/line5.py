@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ropepatch.dialects import hf_defaults
-from ropepatch.dialects.hf_section import Section
 from ropepatch.runtimes.base import Engine, Source
 from ropepatch.runtimes.config_view import ORIGINAL, REQUIRED, View, path_of, section_of, views_of, without
+
+if TYPE_CHECKING:
+    from ropepatch.dialects.hf_section import Section
 
 #: rope types that work from a trained context
 WITH_ORIGINAL = ("llama3", "yarn", "longrope")
@@ -53,6 +54,8 @@ def line5(source: Source, engine: Engine) -> dict[str, View]:
     Raises:
         RuntimeRejects: the class fails on the layout, or a key is missing that its rope type requires.
     """
+    from ropepatch.dialects import hf_defaults
+
     section = section_of(source, "5")
     top = source.config.get("model_type")
     if section.model_type in _NO_INNER5 and "attn_config" in section.given:

@@ -11,11 +11,10 @@ from ropepatch.errors import RopepatchError, RuntimeRejects, UsageError
 from ropepatch.frequencies import TOLERANCE, deviation, group_frequencies
 from ropepatch.methods.base import Frequencies
 from ropepatch.profile import RopeGroup, RopeProfile
-from ropepatch.runtimes.base import Prediction
-from ropepatch.runtimes.comparison import titled
 
 if TYPE_CHECKING:
     from ropepatch.checkpoint import Checkpoint
+    from ropepatch.runtimes.base import Prediction
 
 T = TypeVar("T")
 
@@ -124,6 +123,8 @@ def side(item: Checkpoint | RopeProfile, runtime: str | None, lengths: Sequence[
     profile = item if isinstance(item, RopeProfile) else item.profile
     if runtime is None:
         return Side(profile)
+    from ropepatch.runtimes.comparison import titled
+
     title = titled(runtime)
     if isinstance(item, RopeProfile):
         raise UsageError(f"what {title} does depends on the file as spelled; give a checkpoint instead of a profile")

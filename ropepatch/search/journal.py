@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ropepatch.audit.journal import Lines
+from ropepatch.storage.lines import Lines
 
 
 class Journal(Lines):

@@ -133,8 +133,16 @@ def _begin(source: Path, folder: Path, sync: bool) -> Ahead | None:
         return None
     if kernel.shares_blocks(source, folder):
         return None
-    target = kernel.unnamed(folder)
-    return None if target is None else Ahead(os.open(source, os.O_RDONLY), target, kernel.block_size(folder), sync)
+    with contextlib.ExitStack() as opened:
+        target = kernel.unnamed(folder)
+        if target is None:
+            return None
+        opened.callback(os.close, target)
+        origin = os.open(source, os.O_RDONLY)
+        opened.callback(os.close, origin)
+        made = Ahead(origin, target, kernel.block_size(folder), sync)
+        opened.pop_all()  # they are the copy's now
+        return made
 
 
 def taken(origin: int, folder: Path, pieces: Pieces) -> Ahead | None:

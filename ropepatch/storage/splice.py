@@ -71,11 +71,6 @@ def segments(splices: Sequence[Splice], size: int) -> Iterator[tuple[int, int] |
         yield position, size - position
 
 
-def same_size(splices: Sequence[Splice]) -> bool:
-    """Whether every splice keeps its length, so that the file can be overwritten in place."""
-    return all(len(splice.before) == len(splice.after) for splice in splices)
-
-
 def between(old: bytes, new: bytes, offset: int = 0) -> list[Splice]:
     """The one splice that turns ``old`` into ``new``, cut to the bytes that differ; none when they are equal."""
     if old == new:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ropepatch.errors import CheckFailed, InputError, UsageError
-from ropepatch.verify.promise import FAILED, Promise
 
 if TYPE_CHECKING:
     from ropepatch.bundle import Bundle
     from ropepatch.manifest import Manifest
     from ropepatch.patch import Patch
     from ropepatch.verify.forward import Settings
+    from ropepatch.verify.promise import Promise
     from ropepatch.verify.structure import Report
     from ropepatch.verify.verification import Verification
 
@@ -57,6 +57,7 @@ class ForwardCheck:
         """
         from ropepatch import checkpoint
         from ropepatch.verify import verification
+        from ropepatch.verify.promise import FAILED
 
         self.result = found = verification.examine(
             checkpoint.open(written.anchor),
@@ -110,4 +111,6 @@ def prepare(patch: Patch, source: Bundle, weights: str) -> ForwardCheck:
 
 
 def _promise(patch: Patch) -> Promise:
+    from ropepatch.verify.promise import Promise
+
     return Promise(patch.after, patch.before, "manifest")

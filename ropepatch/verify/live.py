@@ -27,6 +27,7 @@ _RELATIVE = {"float32": 0.0, "bfloat16": 2.0**-5, "float16": 2.0**-8}
 #: of an engine that does not show its frequencies: they count as changed if the base's are as many times farther away
 _NEARER = 3.0
 _NOTHING = "nothing was to change: the promised frequencies are the base's"
+_STILL = "the module holds no frequencies, so that no layer that was run rotates"
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Expected:
     def in_module(self, live: dict[str, Frequencies], engine: str) -> Check:
         """The frequencies that stand in an engine's module, against the promised ones."""
         wanted = profile_frequencies(self.promise.profile, self.length)
+        if not live:
+            return Check("frequencies", FAILED, f"{_STILL}; promised: {', '.join(wanted)}")
         worst, limit = 0.0, LIVE_LIMIT[engine]
         if len(live) == len(wanted) == 1:
             live = dict(zip(wanted, live.values(), strict=True))
@@ -70,6 +73,8 @@ class Expected:
         names = [name for name in promised if name in base]
         if self.nothing_to_change:
             return Check("changed", SKIPPED, _NOTHING)
+        if not live:
+            return Check("changed", FAILED, f"{_STILL}: the scaling is not in force")
         if len(live) == len(base) == 1:
             live = dict(zip(base, live.values(), strict=True))
         most = max((deviation(live[name], base[name]) for name in names if name in live), default=0.0)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import struct
+import sys
 import tempfile
+import types
 from dataclasses import dataclass
-from importlib.metadata import version
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ropepatch._versions import installed
 from ropepatch.containers import gguf
 from ropepatch.errors import CheckFailed
 
@@ -43,29 +47,51 @@ def read_with_gguf(path: Path) -> Seen:
         return _read(copy)
 
 
-def _read(path: Path) -> Seen:
-    from gguf import GGUFReader
-    from gguf.constants import GGMLQuantizationType, GGUFValueType
+@cache
+def library() -> types.ModuleType:
+    """The module ``gguf.gguf_reader``, and of its package no more than it imports.
 
+    The package itself loads writers, vocabularies and YAML for model cards, which takes twice the reader's time and as
+    much as patching a header. So it stands there unexecuted while the reader is imported; who imports gguf afterwards
+    gets all of it.
+
+    Raises:
+        ImportError: the library is not installed.
+    """
+    spec = importlib.util.find_spec("gguf")
+    if "gguf" in sys.modules or spec is None:
+        return importlib.import_module("gguf.gguf_reader")
+    sys.modules["gguf"] = importlib.util.module_from_spec(spec)
     try:
-        reader = GGUFReader(path)
+        return importlib.import_module("gguf.gguf_reader")
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "gguf"]:
+            del sys.modules[name]
+
+
+def _read(path: Path) -> Seen:
+    gguf_reader = library()
+    try:
+        reader = gguf_reader.GGUFReader(path)
     except Exception as error:
         raise CheckFailed(f"the gguf library cannot read it: {error}", where=str(path)) from None
     keys = {
         name: field.contents()
         for name, field in reader.fields.items()
-        if not name.startswith("GGUF.") and field.types and field.types[0] != GGUFValueType.ARRAY
+        if not name.startswith("GGUF.") and field.types and field.types[0] != gguf_reader.GGUFValueType.ARRAY
     }
     small = {
         tensor.name: tensor.data.reshape(-1)
         for tensor in reader.tensors
-        if tensor.tensor_type == GGMLQuantizationType.F32 and tensor.n_elements <= 1 << 16 and "." in tensor.name
+        if tensor.tensor_type == gguf_reader.GGMLQuantizationType.F32
+        and tensor.n_elements <= 1 << 16
+        and "." in tensor.name
     }
     return Seen(
         keys,
         {name: data.copy() for name, data in small.items() if name.startswith("rope_")},
         len(reader.tensors),
-        version("gguf"),
+        installed("gguf") or "of no known version",
     )
 
 

@@ -14,16 +14,16 @@ _LIBRARIES = ("gguf", "numpy", "safetensors", "torch", "transformers", "xllamacp
 
 def libraries() -> dict[str, Any]:
     """``{"python", "libraries", "cuda"}``: versions; ``cuda`` is that which torch was built for, or null."""
-    from importlib.metadata import PackageNotFoundError, version
-
     import torch
 
     from ropepatch._version import __version__
+    from ropepatch._versions import installed
 
     found = {"ropepatch": __version__}
     for name in _LIBRARIES:
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
+        version = installed(name)
+        if version is not None:
+            found[name] = version
     found["torch"] = str(torch.__version__)  # with the build that its metadata leaves out
     return {"python": platform.python_version(), "libraries": found, "cuda": torch.version.cuda}
 

@@ -240,7 +240,9 @@ main(sys.argv[1:])
 
 def test_no_sync_goes_with_new_files_only(model: Path) -> None:
     """In place it is a usage error; a copy without it is the same file."""
-    assert "--no-sync goes with a new file only" in told(ropepatch(*APPLY, "--in-place", "--no-sync", model), 2)
+    for also in ((), ("--dry-run",)):
+        ended = ropepatch(*APPLY, "--in-place", "--no-sync", *also, model)
+        assert "--no-sync goes with a new file only" in told(ended, 2)
     one, other = (model.with_name(name) for name in ("one.gguf", "other.gguf"))
     assert ropepatch(*APPLY, "--no-sync", "-o", one, model).code == 0
     assert ropepatch(*APPLY, "--sync", "-o", other, model).code == 0

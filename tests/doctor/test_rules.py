@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ from tests.doctor.cases import (
     write_hf,
     yarn,
 )
+from tests.support.command import ROOT
 
 PLACES = ("config.json", "model.gguf", "tokenizer_config.json", "params.json", "model.safetensors")
 RULES = {rule.code: rule for rule in rules()}
@@ -182,10 +185,10 @@ def test_codes_stand_in_the_order_of_their_files() -> None:
 
     assert homes == {
         "1": {"spelling", "layouts"},
-        "2": {"contexts"},
+        "2": {"contexts", "any_contexts"},
         "3": {"yarn"},
         "4": {"longrope"},
-        "5": {"runtimes"},
+        "5": {"any_runtimes"},
         "6": {"gguf_keys", "gguf_graph"},
         "7": {"gguf_tensors"},
         "8": {"beside"},
@@ -270,3 +273,12 @@ def test_keys_of_any_kind(name: str, value: object, tmp_path: Path) -> None:
 
     assert doctor(path)
     schemas.validator("doctor").validate(report(subject_of(path), doctor(path)))
+
+
+@pytest.mark.parametrize("format", ["hf", "gguf", "mistral", "safetensors"])
+def test_rules_of_a_format_are_all_that_look_at_it(format: str) -> None:
+    """What a doctor loads for a format, in a process of its own, is every rule that names the format."""
+    program = f"from ropepatch import doctor; print(*[rule.code for rule in doctor.rules({format!r})])"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert found.stdout.split() == [code for code, rule in RULES.items() if format in rule.formats]
+    assert found.stdout.split()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ropepatch import schemas
+from tests.support import tiny
 from tests.support.command import ROOT, ropepatch
 from tests.support.hub_models import random_gguf
 from tests.support.hub_server import READER, WRITER, HubServer
@@ -211,6 +212,17 @@ def test_dry_run(base: HubServer, output: Path, shell: Shell) -> None:
     assert done.document["commit"] is None
     assert "would publish in org/yarn (new)" in direct.out
     assert not [one for one in base.log if one.method != "GET"]
+
+
+def test_a_folder_takes_what_is_published(base: HubServer, shell: Shell, tmp_path: Path) -> None:
+    """-o may name a folder that is there, as without publishing: the file in it is what is published."""
+    model = tiny.write_gguf(tmp_path / "model.gguf", tiny.ModelSpec(layers=1, hidden=64, vocab=300))
+    (place := tmp_path / "place").mkdir()
+    done = shell.run("apply", model, *YARN, "--to", "org/yarn", "-o", f"{place}/", "--json")
+
+    assert done.code == 0, done.err
+    assert "model-yarn-4x.gguf" in {item["path"] for item in done.document["files"]}
+    assert files_of(base, "org/yarn")["model-yarn-4x.gguf"] == (place / "model-yarn-4x.gguf").read_bytes()
 
 
 def test_config_only(base: HubServer, shell: Shell) -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 
 import ropepatch
 from ropepatch import methods, schemas
-from ropepatch.errors import UsageError
+from ropepatch.errors import AlreadyScaled, InputError, UsageError
 from ropepatch.methods import REGISTRY
 from ropepatch.planner import plan
 from ropepatch.report import catalogue
@@ -40,6 +42,7 @@ class AllButFew(Method):
     name = "all-but-few"
     rank = 25
     preference = 5
+    lasting = ("few",)
     title = "all but the fastest"
     formula = "inv_freq'[i] = inv_freq[i] / s for i >= few"
     paper = "nowhere"
@@ -104,6 +107,72 @@ def test_it_is_applied(name: str, tmp_path: Path) -> None:
     assert np.allclose(before[:2], after[:2])
     again = methods.from_json({"method": "all-but-few", "factor": 4.0, "few": 2})
     assert again.to_json() == {"method": "all-but-few", "factor": 4.0, "few": 2}
+
+
+def rotating_by(scaling: methods.Method) -> ropepatch.Checkpoint:
+    """The fixture as if its file said that it was trained on a quarter of its context, and is scaled by this."""
+    model = ropepatch.open(GGUF)
+    group = dataclasses.replace(model.profile.groups["default"], scaling=scaling)
+    quarter = (model.profile.declared_context or 0) // 4
+    vars(model)["profile"] = dataclasses.replace(model.profile, groups={"default": group}, trained_context=quarter)
+    return model
+
+
+@pytest.mark.usefixtures("added")
+@pytest.mark.parametrize(
+    ("method", "kept"),
+    [
+        ({"method": "all-but-few", "few": 2}, {"few": 2}),
+        (
+            {"method": "yarn", "original_max_position_embeddings": 512, "beta_fast": 16, "truncate": False},
+            {"beta_fast": 16.0, "beta_slow": 1.0, "truncate": False},
+        ),
+        ({"method": "llama3", "original_max_position_embeddings": 512, "low_freq_factor": 2}, {"low_freq_factor": 1.0}),
+    ],
+    ids=lambda value: value.get("method"),
+)
+def test_what_another_factor_leaves_as_it_was(method: dict[str, Any], kept: dict[str, Any]) -> None:
+    """Parameters that the class says outlast its factor stay when it replaces itself; what is asked for goes before."""
+    model = rotating_by(methods.from_json({**method, "factor": 4.0}))
+    name = method["method"]
+    with pytest.raises(AlreadyScaled):
+        model.patch(name, 8.0)
+    (found,) = model.patch(name, 8.0, existing="replace").parameters.values()
+    assert found["factor"] == 8.0
+    assert kept.items() <= found.items()
+    if name == "all-but-few":
+        (asked,) = model.patch(name, 8.0, existing="replace", few=1).parameters.values()
+        assert asked["few"] == 1
+        (other,) = model.patch("yarn", 8.0, existing="replace").parameters.values()
+        assert "few" not in other
+
+
+@pytest.mark.usefixtures("added")
+def test_what_no_method_extends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A method that says why nothing extends it is left alone by ``apply`` and ``plan``, in those words."""
+    scaling = methods.from_json({"method": "all-but-few", "factor": 4.0})
+    monkeypatch.setattr(type(scaling), "unextendable", "its pairs are spoken for")
+    model = rotating_by(scaling)
+    with pytest.raises(InputError, match="its pairs are spoken for; no method here extends it"):
+        model.patch("linear", 2.0, existing="compose")
+    assert model.patch("none", existing="replace").edits
+    skipped: dict[str, str] = {}
+    from ropepatch.planner import start
+
+    assert not start.extendable(model, start.Start("default", 512, None, "replace", "trained"), skipped)
+    assert skipped["linear"] == "its pairs are spoken for; no method extends it"
+
+
+@pytest.mark.usefixtures("added")
+def test_what_is_a_model_s_own_rotation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A method that scales nothing is extended without being asked to, and may count over the whole head."""
+    scaling = methods.from_json({"method": "all-but-few", "factor": 4.0})
+    group = rotating_by(scaling).profile.groups["default"]
+    half = dataclasses.replace(group, rotary_dim=group.head_dim // 2)
+    assert (group.scaled, half.spectrum().rotary_dim) == (True, group.head_dim // 2)
+    monkeypatch.setattr(type(scaling), "scales", False)
+    monkeypatch.setattr(type(scaling), "spans_head", True)
+    assert (group.scaled, half.spectrum().rotary_dim) == (False, group.head_dim)
 
 
 @pytest.mark.usefixtures("added")

@@ -76,7 +76,7 @@ def named(refusal: str) -> str | None:
 
 
 def check(predicted: Prediction, inv_freq: Any, attention_scale: float) -> None:
-    """Hold a prediction against what was computed: each frequency, the angle that it comes to far away, the scale."""
+    """Hold a prediction against what was computed: each frequency, its angle far away, and the magnitude."""
     computed = np.asarray(inv_freq)
     np.testing.assert_allclose(predicted.inv_freq, computed, rtol=RTOL, atol=0)
     np.testing.assert_allclose(FAR * predicted.inv_freq, FAR * computed, rtol=0, atol=PHASE)

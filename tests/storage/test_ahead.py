@@ -119,6 +119,23 @@ def test_nothing_stays_of_what_was_not_wanted(model: Path) -> None:
     assert ahead._BEGUN == []
 
 
+@pytest.mark.parametrize("fails", ["open", "block_size"])
+def test_what_cannot_begin_leaves_nothing_open(model: Path, fails: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An input that may not be opened, or a folder that tells nothing: the writing goes on, and no file stays open."""
+    plain = os.open
+
+    def refuse(path: Any, *rest: Any, **options: Any) -> int:
+        if fails == "block_size" or path == model:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return plain(path, *rest, **options)
+
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(*((os, "open", refuse) if fails == "open" else (kernel, "block_size", refuse)))
+    with ahead.begun(model, model.parent, sync=True):
+        assert ahead._BEGUN == []
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_a_file_that_changed_meanwhile_is_not_taken(model: Path, completed: list[str]) -> None:
     """What was copied before the change is of no use; the patch says what it says without."""
     patch = ropepatch.open(model).patch("yarn", 4.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -277,6 +278,20 @@ def test_scaling_ignored_by_our_own_loader(yarn: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(shape, "ropes", lambda profile, *rest: right(promise.unscaled(profile), *rest))
 
     assert {"frequencies", "changed"} <= failed(ropepatch.verify(yarn))
+
+
+def test_a_module_without_frequencies(yarn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers that do not rotate keep no promise, and are not said to rotate as the base does."""
+    right = shape.ropes
+    monkeypatch.setattr(
+        shape, "ropes", lambda *given: [dataclasses.replace(rope, inv_freq=np.empty(0)) for rope in right(*given)]
+    )
+    result = ropepatch.verify(yarn)
+
+    assert {"frequencies", "changed"} <= failed(result)
+    assert "holds no frequencies" in check(result, "frequencies").detail
+    assert check(result, "frequencies").detail.endswith("promised: default")
+    assert "as the base does" not in check(result, "changed").detail
 
 
 def test_scaling_lost_from_the_config(yarn: Path) -> None:

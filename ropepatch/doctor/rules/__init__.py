@@ -1,4 +1,5 @@
-"""One file for each kind of rule; every module here is loaded, so that a new file is enough."""
+"""One file for each kind of rule, found by its name: ``gguf_*`` looks at GGUF files alone, ``any_*`` at every format,
+all others at the rest. So a doctor loads what can apply, and a new file is enough."""
 
 from __future__ import annotations
 
@@ -6,7 +7,9 @@ import importlib
 import pkgutil
 
 
-def load() -> None:
-    """Enter the rules of every module of this package."""
+def load(format: str | None = None) -> None:
+    """Enter the rules that look at a format, or every rule."""
     for module in sorted(info.name for info in pkgutil.iter_modules(__path__)):
-        importlib.import_module(f"{__name__}.{module}")
+        gguf = module.startswith("gguf_")
+        if format is None or module.startswith("any_") or gguf == (format == "gguf"):
+            importlib.import_module(f"{__name__}.{module}")

@@ -10,7 +10,6 @@ from ropepatch.doctor.effects import effects, grouped
 from ropepatch.doctor.rules.spelling import PHI, dotted, kind_of
 from ropepatch.doctor.subject import Subject
 from ropepatch.errors import InputError
-from ropepatch.methods.longrope import LongRope
 from ropepatch.patch import Edit
 from ropepatch.runtimes.config_view import ORIGINAL
 
@@ -223,8 +222,3 @@ def mscales(subject: Subject) -> Iterator[Hit]:
         concerned = tuple(spec for spec in reads if subject.differs(spec))
         if concerned:
             yield Hit(dotted(*path, there[0]), f"read by some alone: {effects(subject, concerned)}", concerned)
-
-
-def usual_magnitude(declared: int, original: int) -> float:
-    """LongRoPE's magnitude for an extension from ``original`` to ``declared`` tokens."""
-    return LongRope((1.0,), (1.0,), original, factor=declared / original).attention

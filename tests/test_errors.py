@@ -1,0 +1,52 @@
+"""One line for whatever a disk or a system refuses, wherever it is said."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from ropepatch import errors
+from ropepatch.methods.base import ParameterError
+
+FAULTS = {
+    "no file": (FileNotFoundError(errno.ENOENT, "No such file or directory", "a.gguf"), "a.gguf: no such file or dir"),
+    "bytes": (IsADirectoryError(errno.EISDIR, "Is a directory", b"a"), "a: is a directory"),
+    "no place": (OSError(errno.ENOSPC, "No space left on device"), "no space left on device"),
+    "no words": (OSError(), "the system refused"),
+    "a parameter": (ParameterError("yarn factor must be at least 1, not 0.5"), "yarn factor must be at least 1"),
+}
+
+
+@pytest.mark.parametrize(("fault", "line"), FAULTS.values(), ids=list(FAULTS))
+def test_one_line(fault: Exception, line: str) -> None:
+    """An input that cannot be read or written ends with exit code 3, and is named where the system names it."""
+    found = errors.translated(fault)
+    assert isinstance(found, errors.InputError)
+    assert str(found).startswith(line)
+    assert found.exit_code == 3
+
+
+def test_what_is_there_already() -> None:
+    """A name that is taken is its own exit code, also where only the system found it."""
+    found = errors.translated(FileExistsError(errno.EEXIST, "File exists", "out.gguf"))
+    assert isinstance(found, errors.WouldOverwrite)
+    assert (found.where, found.exit_code) == ("out.gguf", 5)
+
+
+def test_a_folder_that_is_closed(tmp_path: Path) -> None:
+    """Permission for a folder is missing for writing into it; a file's is not called so."""
+    file = tmp_path / "model.gguf"
+    file.touch()
+    refused = (PermissionError(errno.EACCES, "Permission denied", str(path)) for path in (tmp_path, file))
+    folders, files = map(errors.translated, refused)
+    assert str(folders) == f"{tmp_path}: nothing can be written there: permission denied"
+    assert str(files) == f"{file}: permission denied"
+
+
+def test_own_errors_stay_and_faults_are_none() -> None:
+    """An error of ropepatch is the same object; what is a fault of the program is left to its caller."""
+    own = errors.HubError("no network")
+    assert errors.translated(own) is own
+    assert errors.translated(KeyError("after")) is None
