@@ -136,6 +136,7 @@ def write(
     source = source_of(patch, weights)
     target = source if in_place else target_of(patch, source, output, overlay=overlay)
     if not in_place:
+        naming.refuse_unfit(source.anchor, target.anchor, folder=source.kind == "folder" and not overlay)
         target.refuse_existing()
         _refuse_inside(source, target)
     forward = after_write.prepare(patch, source, weights) if depth == "forward" else None
@@ -144,7 +145,8 @@ def write(
     else:
         usual = "header" if in_place or (source.kind != "file" and weights == "link") else "full"
         job = _Job(patch, source, target, in_place, weights, digest or usual, sync, progress, forward)
-    return job.run(depth != "none")
+    with files.blamed(target.anchor):
+        return job.run(depth != "none")
 
 
 def _inputs(

@@ -189,6 +189,10 @@ class GgufDialect:
             head = width / heads if width and heads else None
         rotary = self.number("rope.dimension_count")
         if rotary is None and head is None:
+            if self.header.get("general.type") == "adapter":
+                from ropepatch.dialects import strangers
+
+                raise strangers.adapter(str(self.path))
             raise InputError(
                 "says neither rope.dimension_count nor attention.key_length nor embedding_length and head_count",
                 where=str(self.path),

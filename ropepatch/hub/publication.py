@@ -8,7 +8,7 @@ from typing import Any
 
 from ropepatch import bundle, located, manifest_reading
 from ropepatch.bundle import Bundle
-from ropepatch.errors import HubError, InputError, UsageError
+from ropepatch.errors import HubError, UsageError
 from ropepatch.hub import client, mirror, refs
 from ropepatch.hub.client import Snapshot
 from ropepatch.hub.refs import HubRef
@@ -86,7 +86,9 @@ def plan_of(output: Path, to: str | None, branch: str | None, pr: bool, config_o
         HubError: the Hub is not asked, or has no place for a pull request.
     """
     if not output.exists():
-        raise InputError("no such file or directory", where=str(output))
+        from ropepatch.dialects import strangers
+
+        raise strangers.missing(output)
     found = bundle.bundle_of(located.described(output))
     record = manifest_reading.read(found.manifest)
     base = base_of(record)

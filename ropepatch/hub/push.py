@@ -38,6 +38,8 @@ class Publication:
         files: every file, with what became of it.
         dry_run: nothing was written.
         notes: what a person should know.
+        chunk_bytes: how many bytes went out for large patched files, of which the Hub has most chunks; None where no
+            file was sent so.
     """
 
     repo: str
@@ -50,6 +52,7 @@ class Publication:
     files: tuple[Item, ...]
     dry_run: bool
     notes: tuple[str, ...] = ()
+    chunk_bytes: int | None = None
 
     @property
     def changed(self) -> bool:
@@ -68,6 +71,7 @@ class Publication:
             **{name: getattr(self, name) for name in names},
             "files": [item.to_json() for item in self.files],
             "notes": list(self.notes),
+            "chunk_bytes": self.chunk_bytes,
         }
 
 
@@ -138,7 +142,7 @@ class _Publishing:
                 undo.append(self._delete_repo)
             head = self._head(undo)
             operations = {item.path: self._operation(item) for item in self.items if item.action != "keep"}
-            chunks.send_patched(plan, self.items, operations, self.branch, pr=self.pr, progress=self.progress)
+            sent = chunks.send_patched(plan, self.items, operations, self.branch, pr=self.pr, progress=self.progress)
             done = client.api().create_commit(
                 plan.target.repo,
                 list(operations.values()),
@@ -148,7 +152,7 @@ class _Publishing:
                 parent_commit=head,
             )
             undo.clear()
-        return self._result(not plan.exists, str(done.oid), head, getattr(done, "pr_url", None))
+        return self._result(not plan.exists, str(done.oid), head, getattr(done, "pr_url", None), sent)
 
     def _head(self, undo: list[Callable[[], None]]) -> str:
         """The commit that the new one has to follow; the branch is made where it is not there."""
@@ -193,12 +197,14 @@ class _Publishing:
             src_repo_type="model",
         )
 
-    def _result(self, created: bool, commit: str | None, parent: str | None, pull: str | None) -> Publication:
+    def _result(
+        self, created: bool, commit: str | None, parent: str | None, pull: str | None, sent: int | None = None
+    ) -> Publication:
         repo = self.plan.target.repo
         url = f"{problems.endpoint()}/{repo}" + (f"/tree/{self.branch}" if self.branch else "")
         return Publication(
             repo, self.branch, created, commit, parent, pull, pull or url, tuple(self.items), self.dry_run,
-            tuple(self.plan.notes),
+            tuple(self.plan.notes), sent,
         )  # fmt: skip
 
 
