@@ -184,7 +184,7 @@ class _Job:
             evidence.start()
             if self.in_place:
                 evidence.wait()
-                previous = manifest.read(self.target.manifest).document if self.target.manifest.exists() else None
+                previous = self._previous()
                 outdated = self.target.outdated
                 kept = [self.target.manifest.name, *(path.name for path in outdated)]
                 with journal.change(self.target.journal, changes, kept, self.progress):
@@ -197,6 +197,14 @@ class _Job:
                 evidence.foresee(changes)
                 bundle_writing.write(self.source, work, changes, self.weights, self.progress, sync=self.sync)
                 return self._finish(work, changes, started, verify, evidence, None)
+
+    def _previous(self) -> Mapping[str, Any] | None:
+        """The manifest of the patch that this one follows in place."""
+        if not self.target.manifest.exists():
+            return None
+        from ropepatch import manifest_reading
+
+        return manifest_reading.read(self.target.manifest).document
 
     def _block(self, names: Sequence[str]) -> int:
         """The unit in which tensor data shall move: whole blocks in place, and in files that are large enough for it to

@@ -92,6 +92,36 @@ def uses_xet() -> bool:
     return find_spec("hf_xet") is not None and not constants.HF_HUB_DISABLE_XET
 
 
+def xet_right(url: str) -> dict[str, Any] | None:
+    """The right to send chunks, as hf_xet takes it; None where the server keeps no chunks.
+
+    Raises:
+        Exception: huggingface_hub's own, where it is refused or, three times over, not answered.
+    """
+    utils = _utils()
+    for left in reversed(range(_TRIES)):
+        try:
+            response = utils.get_session().get(url, headers=headers(), timeout=_TIMEOUT)
+        except transport_errors():
+            if not left:
+                raise
+        else:
+            if response.status_code == 404:
+                return None
+            if response.status_code not in _PASSING or not left:
+                break
+        time.sleep(_TRIES - left)
+    utils.hf_raise_for_status(response)
+    found = response.json()
+    return {
+        "endpoint": str(found["casUrl"]),
+        "token": str(found["accessToken"]),
+        "token_expiry_unix_secs": int(found["exp"]),
+        "token_refresh_url": url,
+        "token_refresh_headers": headers(),
+    }
+
+
 def look(ref: HubRef) -> Snapshot:
     """What a repository holds, by one request; the revision becomes a commit.
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ropepatch.bundle import Progress
 from ropepatch.errors import UsageError
-from ropepatch.hub import chunks, client, contents, problems, refs
-from ropepatch.hub.contents import Item, Plan, Progress
+from ropepatch.hub import chunks, client, contents, problems, publication, refs
+from ropepatch.hub.publication import Item, Plan
 from ropepatch.hub.refs import HubRef
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class Publication:
         files: every file, with what became of it.
         dry_run: nothing was written.
         notes: what a person should know.
+        chunk_bytes: how many bytes went out for large patched files, of which the Hub has most chunks; None where no
+            file was sent so.
     """
 
     repo: str
@@ -49,6 +52,7 @@ class Publication:
     files: tuple[Item, ...]
     dry_run: bool
     notes: tuple[str, ...] = ()
+    chunk_bytes: int | None = None
 
     @property
     def changed(self) -> bool:
@@ -67,6 +71,7 @@ class Publication:
             **{name: getattr(self, name) for name in names},
             "files": [item.to_json() for item in self.files],
             "notes": list(self.notes),
+            "chunk_bytes": self.chunk_bytes,
         }
 
 
@@ -106,12 +111,12 @@ def push(
     refs.refuse(output, "push")
     if private and (branch or pr):
         raise UsageError("--private goes with a new repository, not with --branch or --pr")
-    plan = contents.plan_of(Path(output), to, branch, pr, config_only)
+    plan = publication.plan_of(Path(output), to, branch, pr, config_only)
     items = contents.items_of(plan, progress)
     if plan.there is not None and contents.unchanged(plan, items):
         items = [Item(item.path, "keep", item.size) for item in items]
     return _Publishing(
-        plan, items, private, branch, pr, message or contents.title(plan.record), dry_run, progress
+        plan, items, private, branch, pr, message or publication.title(plan.record), dry_run, progress
     ).run()
 
 
@@ -137,7 +142,7 @@ class _Publishing:
                 undo.append(self._delete_repo)
             head = self._head(undo)
             operations = {item.path: self._operation(item) for item in self.items if item.action != "keep"}
-            chunks.send_patched(plan, self.items, operations, self.branch, pr=self.pr, progress=self.progress)
+            sent = chunks.send_patched(plan, self.items, operations, self.branch, pr=self.pr, progress=self.progress)
             done = client.api().create_commit(
                 plan.target.repo,
                 list(operations.values()),
@@ -147,7 +152,7 @@ class _Publishing:
                 parent_commit=head,
             )
             undo.clear()
-        return self._result(not plan.exists, str(done.oid), head, getattr(done, "pr_url", None))
+        return self._result(not plan.exists, str(done.oid), head, getattr(done, "pr_url", None), sent)
 
     def _head(self, undo: list[Callable[[], None]]) -> str:
         """The commit that the new one has to follow; the branch is made where it is not there."""
@@ -192,12 +197,14 @@ class _Publishing:
             src_repo_type="model",
         )
 
-    def _result(self, created: bool, commit: str | None, parent: str | None, pull: str | None) -> Publication:
+    def _result(
+        self, created: bool, commit: str | None, parent: str | None, pull: str | None, sent: int | None = None
+    ) -> Publication:
         repo = self.plan.target.repo
         url = f"{problems.endpoint()}/{repo}" + (f"/tree/{self.branch}" if self.branch else "")
         return Publication(
             repo, self.branch, created, commit, parent, pull, pull or url, tuple(self.items), self.dry_run,
-            tuple(self.plan.notes),
+            tuple(self.plan.notes), sent,
         )  # fmt: skip
 
 
@@ -230,7 +237,8 @@ def publish(
         HubError, InputError, UsageError: as :func:`push` and :func:`ropepatch.output.write`.
     """
     remote = refs.is_remote(patch.ref)
-    contents.target_of(refs.parse(patch.ref) if remote else None, to, options.get("branch"), options.get("pr", False))
+    base = refs.parse(patch.ref) if remote else None
+    publication.target_of(base, to, options.get("branch"), options.get("pr", False))
     from ropepatch import output as writer
 
     name = output if output is not None else writer.default_output(patch).name

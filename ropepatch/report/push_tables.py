@@ -35,10 +35,18 @@ def totals(found: Publication, words: Mapping[str, str]) -> list[str]:
     for action, word in words.items():
         count = sum(item.action == action for item in found.files)
         if count:
-            large = action == "upload" and any(item.action == action and item.size > _CHUNKED for item in found.files)
-            tail = "; of large ones the chunks that the Hub has not" if large else ""
+            tail = _chunks(found) if action == "upload" else ""
             lines.append(f"{size(found.total(action)):>9}  {word} ({count} file{'s' if count > 1 else ''}{tail})")
     return lines
+
+
+def _chunks(found: Publication) -> str:
+    """What is said of large files, which are not sent whole."""
+    if not any(item.action == "upload" and item.size > _CHUNKED for item in found.files):
+        return ""
+    if found.chunk_bytes is None:
+        return "; of large ones the chunks that the Hub has not"
+    return f"; of patched ones the new chunks, {size(found.chunk_bytes)}"
 
 
 def size(count: int) -> str:

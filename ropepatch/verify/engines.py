@@ -185,7 +185,8 @@ def torch_engine(
         import torch
 
     from ropepatch.verify import shape, weights
-    from ropepatch.verify.decoder import Decoder, Held
+    from ropepatch.verify.decoder import Decoder
+    from ropepatch.verify.tensors import Held
 
     sizes = shape.read(checkpoint)
     count = sizes.layers if layers is None else min(layers, sizes.layers)

@@ -105,12 +105,12 @@ def of(checkpoint: Checkpoint, base: Checkpoint | None) -> Promise:
 
 
 def _manifest(checkpoint: Checkpoint) -> Manifest | None:
-    from ropepatch import manifest
+    from ropepatch import manifest_reading
     from ropepatch.bundle import bundle_of
 
     try:
         path = bundle_of(Path(checkpoint.ref)).manifest
-        return manifest.read(path) if path.is_file() else None
+        return manifest_reading.read(path) if path.is_file() else None
     except InputError:
         return None
 

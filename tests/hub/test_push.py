@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -237,60 +236,6 @@ def test_config_only(base: HubServer, shell: Shell) -> None:
     assert base.store.repos["org/yarn"].private
     assert "the weights stay with the base" in done.err
     assert not base.asked("lfs-files/duplicate")
-
-
-@pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A GGUF of 64 MB without repetitions."""
-    path = tmp_path_factory.mktemp("large") / "large.gguf"
-    random_gguf(path)
-    return path
-
-
-@pytest.mark.parametrize("known", ["warm", "cold"])
-def test_gguf_chunks(base: HubServer, shell: Shell, tmp_path: Path, large: Path, known: str) -> None:
-    """A GGUF with a new header sends less than 1 % of its bytes, also from a machine that never uploaded the base."""
-    base.store.seed("org/gguf", {"m.gguf": large})
-    path = tmp_path / "m.gguf"
-    shutil.copy(large, path)
-    # each case has a header of its own, so that neither finds what the other has sent
-    factor = 4 if known == "warm" else 8
-    assert shell.run("apply", path, "--method", "yarn", "--factor", factor, "-o", tmp_path / "p.gguf", "-q").code == 0
-    if known == "cold":
-        shutil.rmtree(base.store.cas / "xet" / "shard-cache", ignore_errors=True)
-    before = base.store.cas_bytes()
-    if known == "cold":
-        done = ropepatch("push", tmp_path / "p.gguf", "--to", "org/patched", "--json", env=base.env(tmp_path / "home"))
-    else:
-        done = shell.run("push", tmp_path / "p.gguf", "--to", "org/patched", "--json")
-
-    assert done.code == 0, done.err
-    share = (base.store.cas_bytes() - before) / path.stat().st_size
-    assert 0 < share < 0.01
-    assert files_of(base, "org/patched")["p.gguf"] == (tmp_path / "p.gguf").read_bytes()
-    assert set(files_of(base, "org/patched")) == {".gitattributes", "README.md", "p.gguf", "p.ropepatch.json"}
-
-
-def test_another_release_of_the_client(base: HubServer, shell: Shell, tmp_path: Path) -> None:
-    """A client that notes otherwise what it has sent sends the file itself: more bytes, and the same commit."""
-    random_gguf(tmp_path / "m.gguf", 12)
-    done = shell.run("apply", tmp_path / "m.gguf", *YARN, "-o", tmp_path / "p.gguf", "-q")
-    assert done.code == 0, done.err
-    script = (
-        "import sys\n"
-        "from ropepatch.cli import main\n"
-        "from ropepatch.hub import chunks\n"
-        "chunks.MARKS = {'_sent_already': True}\n"
-        "main(sys.argv[1:])\n"
-    )
-    words = [sys.executable, "-c", script, "push", str(tmp_path / "p.gguf"), "--to", "org/plain", "--json"]
-    surroundings = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
-    env = {**surroundings, "PYTHONPATH": str(ROOT), **base.env(tmp_path / "home")}
-    ended = subprocess.run(words, env=env, capture_output=True, text=True, timeout=120, check=False)
-
-    assert ended.returncode == 0, ended.stderr
-    assert len(base.asked("/xet-write-token/")) == 1
-    assert files_of(base, "org/plain")["p.gguf"] == (tmp_path / "p.gguf").read_bytes()
 
 
 def test_gguf_in_one_go(base: HubServer, either: Shell, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ may only read. Large files are handed out as the real one does it: by a redirect
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 import socket
@@ -74,6 +75,8 @@ class HubServer:
         self.log: list[Request] = []
         self.faults: list[Fault] = []
         self._chunks = 0
+        #: chunks come by HTTP to this server, as they do to the real one; they cannot be read back then
+        self.wire = False
         server = self
 
         class Bound(_Handler):
@@ -344,10 +347,32 @@ class _Handler(BaseHTTPRequestHandler):
 
     def xet_token(self, repo: str, rev: str, right: str) -> None:
         """Where chunks are kept, and the right to read or write there."""
-        self._repo(repo, write=right == "write" and "create_pr" not in self.query, content=True)
-        token = {"accessToken": "cas", "exp": int(time.time()) + 3600, "casUrl": self.hub.store.cas_url}
+        proposed = "create_pr" in self.query and rev == "None"
+        self._repo(repo, write=right == "write" and not proposed, content=True)
+        place = f"{self.hub.endpoint}/cas" if self.hub.wire else self.hub.store.cas_url
+        token = {"accessToken": "cas", "exp": int(time.time()) + 3600, "casUrl": place}
         headers = {"X-Xet-Cas-Url": token["casUrl"], "X-Xet-Access-Token": "cas"}
         self._json(token, headers={**headers, "X-Xet-Token-Expiration": str(token["exp"])})
+
+    # chunks
+
+    def chunk(self, chunk: str) -> None:
+        """Which chunks are known, told by one of them."""
+        found = self.hub.store.listing(chunk)
+        if found is None:
+            raise Refused(404, "not a chunk that is known")
+        self._send(200, {"Content-Type": "application/octet-stream"}, iter([found]), len(found))
+
+    def block(self, name: str) -> None:
+        """New chunks."""
+        self.hub.store.keep("xorbs", f"default.{name}", self._body())
+        self._json({"was_inserted": True})
+
+    def shard(self) -> None:
+        """The list of them, and what files they make."""
+        data = self._body()
+        self.hub.store.keep("shards", f"sent-{hashlib.sha256(data).hexdigest()}.mdb", data)
+        self._json({"result": 1})
 
     # writing
 
@@ -511,6 +536,9 @@ _ROUTES: tuple[tuple[str, str, Callable[..., None]], ...] = (
     ("GET HEAD", rf"/{_R}/resolve/(?P<rev>[^/]+)/(?P<path>.+)", _Handler.resolve),
     ("GET HEAD", r"/cdn/(?P<signed>.+)", _Handler.cdn),
     ("GET", rf"/api/models/{_R}/xet-(?P<right>read|write)-token/(?P<rev>[^/]+)", _Handler.xet_token),
+    ("GET", r"/cas/v1/chunks/default/(?P<chunk>[0-9a-f]{64})", _Handler.chunk),
+    ("POST", r"/cas/v1/xorbs/default/(?P<name>[0-9a-f]{64})", _Handler.block),
+    ("POST", r"/cas/v1/shards", _Handler.shard),
     ("POST", r"/api/repos/create", _Handler.create),
     ("DELETE", r"/api/repos/delete", _Handler.delete),
     ("POST", rf"/api/models/{_R}/branch/(?P<branch>[^/]+)", _Handler.branch),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import shutil
 import struct
 import threading
 from collections.abc import Iterator
@@ -80,11 +81,51 @@ class Store:
         self.files: dict[str, Path] = {}
         self.lock = threading.RLock()
         self._count = itertools.count()
+        self.machine = self.cas
 
     @property
     def cas_url(self) -> str:
-        """Where hf_xet finds the store."""
-        return f"local://{self.cas}"
+        """Where hf_xet finds the store, seen from the machine that is the client now."""
+        return f"local://{self.machine}"
+
+    def another_machine(self) -> None:
+        """From now on clients are on a machine that has never sent or fetched anything.
+
+        hf_xet keeps what a machine knows (lists of chunks, notes of uploads) beside a local store. So each machine sees
+        the same store from a folder of its own; the first is the one that :meth:`seed` works on.
+        """
+        self.machine = self.root / f"machine-{next(self._count)}"
+        (self.machine / "xet").mkdir(parents=True)
+        (self.machine / "xet" / "xorbs").symlink_to(self.cas / "xet" / "xorbs", target_is_directory=True)
+
+    def broken_off(self, file: Path, size: int) -> None:
+        """The client's machine began to send a file and broke off after ``size`` bytes.
+
+        The blocks have arrived and no list names them, and the machine has its notes of them. hf_xet writes these every
+        20 s and does not remove them when such an upload ends well. They are made here in a store of their own.
+        """
+        import hf_xet
+
+        other = self.root / f"broken-off-{next(self._count)}"
+        config = hf_xet.XetConfig().with_config("data.session_xorb_metadata_flush_interval", "0s")
+        commit = hf_xet.XetSession(config).new_upload_commit(endpoint=f"local://{other}")
+        with open(file, "rb") as stream:
+            commit.start_upload_bytes(stream.read(size)).result()
+        commit.wait_to_finish()
+        for kept, machine in (("shard-session/xorb_metadata", self.machine), ("xorbs/xorbs", self.cas)):
+            shutil.copytree(other / "xet" / kept, machine / "xet" / kept, dirs_exist_ok=True)
+
+    def listing(self, chunk: str) -> bytes | None:
+        """The list that has a chunk, as a server of chunks tells it."""
+        wanted = struct.pack("<4Q", *(int(chunk[n : n + 16], 16) for n in range(0, 64, 16)))
+        lists = (path.read_bytes() for path in (self.cas / "xet" / "xorbs" / "shards").glob("*.mdb"))
+        return next((data for data in lists if wanted in data), None)
+
+    def keep(self, kind: str, name: str, data: bytes) -> None:
+        """Keep a block of chunks or a list that came by HTTP; lists are known by other names than the store's own."""
+        folder = self.cas / "xet" / "xorbs" / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
 
     def cas_bytes(self) -> int:
         """What clients have put into the store of chunks: the blocks, and the lists of what is in them."""
@@ -123,7 +164,7 @@ class Store:
             file = content
         import hf_xet
 
-        commit = hf_xet.XetSession().new_upload_commit(endpoint=self.cas_url)
+        commit = hf_xet.XetSession().new_upload_commit(endpoint=f"local://{self.cas}")
         handle = commit.start_upload_file(str(file))
         commit.wait_to_finish()
         info = handle.result().xet_info
