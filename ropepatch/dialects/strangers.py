@@ -84,7 +84,9 @@ def folder(where: str, names: Collection[str], read: Callable[[str], str] = lamb
     weights = sorted(name for name in names if name.endswith((*_WEIGHTS, ".safetensors")))
     if weights:
         config = "params.json" if weights[0].startswith("consolidated") else "config.json"
-        return InputError(f"holds {weights[0]} and no {config}", where=where, hint=f"put the model's {config} into it")
+        many = f"{len(weights)} {weights[0].rpartition('.')[2]} files"
+        what = f"holds {weights[0] if len(weights) == 1 else many} and no {config}"
+        return InputError(what, where=where, hint=f"put the model's {config} into it")
     return InputError("holds no config.json, params.json, GGUF or safetensors file", where=where)
 
 
