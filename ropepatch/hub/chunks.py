@@ -88,10 +88,9 @@ def _send(
     handles: dict[str, Any] = {}
     try:
         for item, first in found:
-            upload.start_upload_bytes(first, name="beginning of the base").result()
+            _wait(upload.start_upload_bytes(first, name="beginning of the base"), len(first), None)
             handles[item.path] = upload.start_upload_file(str(item.source))
-            with _watched(handles[item.path], item.size, progress):
-                handles[item.path].result()
+            _wait(handles[item.path], item.size, progress)
         sent = int(upload.wait_to_finish().dedup_metrics.total_bytes_uploaded)
     except BaseException:
         with contextlib.suppress(Exception):
@@ -112,33 +111,32 @@ def _session() -> Any:
     return hf_xet.XetSession(config)
 
 
-@contextlib.contextmanager
-def _watched(handle: Any, size: int, progress: Progress | None) -> Iterator[None]:
-    """Tell how far a file is while the block waits for it."""
-    if progress is None:
-        yield
-        return
-    over, told = threading.Event(), [0]
+def _wait(handle: Any, size: int, progress: Progress | None) -> None:
+    """Wait until a file is through, and tell how far it is; Ctrl-C is heard, which hf_xet's own waiting does not."""
+    failed: list[BaseException] = []
 
-    def tell(done: int) -> None:
-        if done > told[0]:
-            progress(done - told[0])
-            told[0] = done
+    def wait() -> None:
+        try:
+            handle.result()
+        except BaseException as error:
+            failed.append(error)
 
-    def look() -> None:
-        while not over.wait(_PAUSE):
-            report = handle.progress()
-            tell(min(int(report.bytes_completed), size) if report is not None else 0)
-
-    ranges.expect(progress, size)
-    watcher = threading.Thread(target=look, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        over.set()
-        watcher.join()
-    tell(size)
+    told = 0
+    if progress is not None:
+        ranges.expect(progress, size)
+    waiter = threading.Thread(target=wait, daemon=True)
+    waiter.start()
+    while waiter.is_alive():
+        waiter.join(_PAUSE)
+        report = handle.progress()
+        reached = min(int(report.bytes_completed), size) if report is not None else 0
+        if progress is not None and reached > told:
+            progress(reached - told)
+            told = reached
+    if failed:
+        raise failed[0]
+    if progress is not None and told < size:
+        progress(size - told)
 
 
 def mark(operation: Any, sha256: str) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -178,3 +180,30 @@ def test_pull_request(hub: HubServer, tmp_path: Path, small: Path) -> None:
     assert 0 < done.document["chunk_bytes"] < 0.01 * small.stat().st_size
     assert hub.store.cas_bytes() - before == pytest.approx(done.document["chunk_bytes"], abs=1000)
     assert len(hub.asked("/xet-write-token/")) == 1
+
+
+def test_interrupted(hub: HubServer, tmp_path: Path, small: Path) -> None:
+    """Ctrl-C while the Hub takes its time to answer ends it at once, and leaves no repository behind."""
+    asked, over = threading.Event(), threading.Event()
+
+    def late() -> None:
+        asked.set()
+        over.wait(60)
+
+    hub.wire = True
+    hub.fail("GET", "/cas/v1/chunks/", act=late, times=9)
+    surroundings = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    env = {**surroundings, "PYTHONPATH": str(ROOT), **hub.env(tmp_path / "home")}
+    words = [sys.executable, "-m", "ropepatch", "push", str(small), "--to", "org/new"]
+    process = subprocess.Popen(words, env=env, stderr=subprocess.PIPE, text=True)
+    try:
+        assert asked.wait(60)
+        process.send_signal(signal.SIGINT)
+        told = process.communicate(timeout=20)[1]
+    finally:
+        over.set()
+        process.kill()
+
+    assert process.returncode == 130
+    assert told == "ropepatch: interrupted\n"
+    assert "org/new" not in hub.store.repos
