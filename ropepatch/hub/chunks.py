@@ -53,14 +53,14 @@ def send_patched(
 ) -> int | None:
     """Send the chunks of large patched files, and mark their ``operations`` (by path) as sent.
 
-    It is an economy: where it cannot be done, nothing is sent here, and the commit sends everything and says what is
-    wrong. Only the right to send is insisted on, since hf_xet would ask for that for minutes.
+    It is an economy: where the client is of a release that does not let itself be helped, nothing is sent here, and the
+    commit sends everything. What the server refuses is an error at once, since hf_xet has then tried for minutes.
 
     Returns:
         How many bytes went out; None where nothing was sent here.
 
     Raises:
-        Exception: huggingface_hub's own, where the server does not give the right to send.
+        Exception: huggingface_hub's or hf_xet's own, where the server does not take the chunks.
     """
     large = [item for item in items if item.action == "upload" and isinstance(item.source, Path)]
     large = [item for item in large if item.size >= _WORTH_ASKING]
@@ -72,7 +72,7 @@ def send_patched(
     found = [(item, first) for item, first in _patched(plan, large) if _can_be_marked(operations[item.path])]
     if right is None or not found:
         return None
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(AttributeError, TypeError):  # a release that is spoken to otherwise
         digests, sent = _send(found, right, progress)
         for path, sha256 in digests.items():
             mark(operations[path], sha256)
