@@ -20,8 +20,8 @@ import torch
 
 import ropepatch
 from ropepatch.audit import tasks
-from ropepatch.audit.engine import Engine
-from ropepatch.audit.run import DEPTHS, open_engine
+from ropepatch.audit.engine import Engine, opened
+from ropepatch.audit.run import DEPTHS
 from ropepatch.audit.variants import Variant, resolve
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -108,7 +108,7 @@ def run(ref: Path, options: argparse.Namespace) -> None:
     (variant,) = resolve(ropepatch.open(ref))
     ways: dict[str, Callable[[tasks.Texts], Found]] = {"plain loop": lambda texts: plain(loop, texts)}
     for name in ("torch", "transformers"):
-        ways[name] = answered(open_engine(name, [variant], device="cpu"), variant, options.samples)
+        ways[name] = answered(opened(name, [variant], device="cpu"), variant, options.samples)
     letters = tasks.Alphabet.parse(ALPHABET, 137)
     print(f"torch {torch.__version__}, {options.threads} threads, {options.samples} texts, {len(DEPTHS)} depths, "
           f"{loop.config.num_hidden_layers} layers")  # fmt: skip

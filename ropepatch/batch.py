@@ -95,7 +95,9 @@ def models_in(folder: str | Path) -> list[str]:
         return mirror.models(str(folder))
     root = Path(folder)
     if not root.exists():
-        raise InputError("no such file or directory", where=str(folder))
+        from ropepatch.dialects import strangers
+
+        raise strangers.missing(folder)
     if not root.is_dir():
         raise InputError("is no folder", where=str(folder), hint="--all takes a folder of GGUF files")
     found = [str(root / name) for name in naming.firsts(path.name for path in root.glob("*.gguf"))]

@@ -5,6 +5,7 @@ A message says what is wrong, where (file, key, offset) and what would work.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -105,13 +106,33 @@ def translated(error: BaseException) -> RopepatchError | None:
     if isinstance(error, RopepatchError):
         return error
     if isinstance(error, OSError):
-        name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else None
-        kind = WouldOverwrite if isinstance(error, FileExistsError) else InputError
-        what = (error.strerror or str(error) or "the system refused").lower()
-        if isinstance(error, PermissionError) and name is not None and os.path.isdir(name):
-            what = f"nothing can be written there: {what}"
-        return kind(what, where=name)
+        return _of_system(error)
     methods = sys.modules.get("ropepatch.methods.base")  # who has not imported them has no error of theirs
     if methods is not None and isinstance(error, methods.ParameterError):
         return InputError(str(error))
     return None
+
+
+def _of_system(error: OSError) -> RopepatchError:
+    """What the system refused; with what is free, where a disk is full."""
+    name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else None
+    kind = WouldOverwrite if isinstance(error, FileExistsError) else InputError
+    what, hint = (error.strerror or str(error) or "the system refused").lower(), None
+    if isinstance(error, PermissionError) and name is not None and os.path.isdir(name):
+        what = f"nothing can be written there: {what}"
+    if error.errno == errno.ENOSPC and name is not None:
+        hint = f"{_free(name)}make room, or name an output on another disk"
+    if error.errno == errno.EFBIG:
+        hint = "its file system takes no file of that size; name an output on another disk"
+    return kind(what, where=name, hint=hint)
+
+
+def _free(path: str) -> str:
+    """How much room there is where a file could not be written, once what was written of it is gone."""
+    import shutil
+
+    try:
+        free = shutil.disk_usage(os.path.dirname(path) or ".").free
+    except OSError:
+        return ""
+    return f"{free / (1 << 20):,.1f} MiB are free there; "

@@ -240,6 +240,8 @@ def _factor(method: str, factor: float | None, length: int | None, trained: int 
             raise UsageError("--length needs the original context, which the file does not say; pass --original-length")
         if factor is not None and round(factor * trained) != length:
             raise UsageError(f"--factor {factor:g} of {trained} tokens is not --length {length}; give one of them")
+        if length < trained:
+            raise UsageError(f"--length {length} is less than the {trained} tokens that it was trained on")
         if factor is None:
             factor = length / trained
     assert factor is not None

@@ -88,7 +88,9 @@ def files_of(ref: str | Path) -> Found:
         return _on_the_hub(ref)
     path = Path(ref)
     if not path.exists():
-        raise InputError("no such file or directory", where=str(ref))
+        from ropepatch.dialects import strangers
+
+        raise strangers.missing(ref)
     return Found(ref=str(ref), files=bundle.bundle_of(path))
 
 

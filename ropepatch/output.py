@@ -136,6 +136,7 @@ def write(
     source = source_of(patch, weights)
     target = source if in_place else target_of(patch, source, output, overlay=overlay)
     if not in_place:
+        naming.refuse_unfit(source.anchor, target.anchor, folder=source.kind == "folder" and not overlay)
         target.refuse_existing()
         _refuse_inside(source, target)
     forward = after_write.prepare(patch, source, weights) if depth == "forward" else None
@@ -144,7 +145,8 @@ def write(
     else:
         usual = "header" if in_place or (source.kind != "file" and weights == "link") else "full"
         job = _Job(patch, source, target, in_place, weights, digest or usual, sync, progress, forward)
-    return job.run(depth != "none")
+    with files.blamed(target.anchor):
+        return job.run(depth != "none")
 
 
 def _inputs(
@@ -182,7 +184,7 @@ class _Job:
             evidence.start()
             if self.in_place:
                 evidence.wait()
-                previous = manifest.read(self.target.manifest).document if self.target.manifest.exists() else None
+                previous = self._previous()
                 outdated = self.target.outdated
                 kept = [self.target.manifest.name, *(path.name for path in outdated)]
                 with journal.change(self.target.journal, changes, kept, self.progress):
@@ -195,6 +197,12 @@ class _Job:
                 evidence.foresee(changes)
                 bundle_writing.write(self.source, work, changes, self.weights, self.progress, sync=self.sync)
                 return self._finish(work, changes, started, verify, evidence, None)
+
+    def _previous(self) -> Mapping[str, Any] | None:
+        """The manifest of the patch that this one follows in place."""
+        if not self.target.manifest.exists():
+            return None
+        return manifest.read(self.target.manifest).document
 
     def _block(self, names: Sequence[str]) -> int:
         """The unit in which tensor data shall move: whole blocks in place, and in files that are large enough for it to

@@ -147,6 +147,11 @@ class Patch:
         """
         if data.get("schema") != SCHEMA:
             raise InputError(f"is not a patch: schema is {data.get('schema')!r}, not {SCHEMA!r}")
+        from ropepatch import shapes
+
+        fault = shapes.misfit("patch", data, ("notes",) if "notes" not in data else ())
+        if fault is not None:
+            raise InputError(f"is not a whole patch: {fault}")
         try:
             return cls(
                 ref=data["ref"],

@@ -14,6 +14,8 @@ from ropepatch.methods.none import NoScaling
 SCHEMA = "ropepatch.rope-profile/1"
 #: beyond this, a length is a typing mistake: no format's context field holds more
 MAX_CONTEXT = (1 << 31) - 1
+#: dimensions of a head, before memory is taken for as many frequencies
+MAX_WIDTH = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,12 @@ class RopeGroup:
 
     def spectrum(self) -> Spectrum:
         """The plain rotation of this group, before any scaling."""
-        width = self.head_dim if self.scaling.spans_head else self.rotary_dim
-        return Spectrum.plain(self.rope_theta, width, self.head_dim)
+        return Spectrum.plain(self.rope_theta, self.width, self.head_dim)
+
+    @property
+    def width(self) -> int:
+        """The dimensions over which the frequencies are counted."""
+        return self.head_dim if self.scaling.spans_head else self.rotary_dim
 
     @property
     def scaled(self) -> bool:
@@ -96,7 +102,10 @@ class RopeGroup:
         """The group that :meth:`to_json` wrote."""
         values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
         values["scaling"] = methods.from_json(data["scaling"])
-        return cls(**values)
+        group = cls(**values)
+        if not 2 <= group.width <= MAX_WIDTH:
+            raise ValueError(f"a rotation of {group.width} dimensions")
+        return group
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,13 @@ class Files:
             return Check("tensor data", SKIPPED, "the manifest has no digest of the tensor data alone")
         if set(declared) & set(self.output.recorded):
             return Check("tensor data", SKIPPED, "the weights are on the Hub and were not downloaded")
+        without = [
+            name for name, entry in declared.items() if any("sha256" not in entry[side] for side in ("before", "after"))
+        ]
+        if without:
+            return Check(
+                "tensor data", FAILED, f"the manifest has no sha256 of it before and after: {', '.join(without)}"
+            )
         edits = self.edits_by_output()
         with Digests(self.progress) as running:
             taken = {

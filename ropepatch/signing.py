@@ -74,7 +74,9 @@ def sign(
     private = signing_keys.private_key(key)
     path = Path(ref)
     if not path.exists():
-        raise InputError("no such file or directory", where=str(ref))
+        from ropepatch.dialects import strangers
+
+        raise strangers.missing(ref)
     signed = bundle_of(path)
     manifest.read(signed.manifest)
     target = Path(output) if output else signed.signature

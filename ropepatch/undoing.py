@@ -44,7 +44,9 @@ def revert(
     bundle_writing.refuse_unsynced(in_place, sync)
     ref = Path(ref)
     if not ref.exists():
-        raise InputError("no such file or directory", where=str(ref))
+        from ropepatch.dialects import strangers
+
+        raise strangers.missing(ref)
     ref = located.described(ref)
     for pending in naming.journals(ref):
         journal.refuse_pending(pending)
@@ -61,7 +63,7 @@ def revert(
     if in_place:
         outdated = patched.outdated
         kept = [patched.manifest.name, *(path.name for path in outdated)]
-        with journal.change(patched.journal, changes, kept, progress):
+        with files.blamed(patched.anchor), journal.change(patched.journal, changes, kept, progress):
             _check_restored(patched, patched, record, changes)
             _restore_manifest(patched.manifest, record)
             for path in outdated:
@@ -70,7 +72,8 @@ def revert(
     usual = patched.default("reverted")
     target = patched.renamed(usual if output is None else patched.placed(output, usual))
     target.refuse_existing()
-    with bundle_writing.appearing(target, bundle_writing.sizes(patched, target, changes), sync=sync) as work:
+    sizes = bundle_writing.sizes(patched, target, changes)
+    with files.blamed(target.anchor), bundle_writing.appearing(target, sizes, sync=sync) as work:
         bundle_writing.write(patched, work, changes, "link", progress, sync=sync)
         _check_restored(patched, work, record, changes)
     return target.anchor
@@ -92,12 +95,16 @@ def recover(ref: str | Path, *, progress: Progress | None = None) -> list[Path]:
     refs.refuse(ref, "recover")
     ref = Path(ref)
     if not ref.parent.is_dir():
-        raise InputError("no such file or directory", where=str(ref))
+        from ropepatch.dialects import strangers
+
+        raise strangers.missing(ref)
     found = []
     for pending in naming.journals(ref):
         found += [pending.parent / name for name in journal.recover(pending, progress)]
     if not found and not ref.exists():
-        raise InputError("no such file or directory", where=str(ref))
+        from ropepatch.dialects import strangers
+
+        raise strangers.missing(ref)
     return found
 
 

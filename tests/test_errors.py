@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
 from pathlib import Path
 
 import pytest
 
 from ropepatch import errors
 from ropepatch.methods.base import ParameterError
+from ropepatch.storage import files
 
 FAULTS = {
     "no file": (FileNotFoundError(errno.ENOENT, "No such file or directory", "a.gguf"), "a.gguf: no such file or dir"),
@@ -43,6 +46,31 @@ def test_a_folder_that_is_closed(tmp_path: Path) -> None:
     folders, files = map(errors.translated, refused)
     assert str(folders) == f"{tmp_path}: nothing can be written there: permission denied"
     assert str(files) == f"{file}: permission denied"
+
+
+def test_a_disk_without_room(tmp_path: Path) -> None:
+    """A full disk is told with what is free where the file was to be; a file system's limit with that it is one."""
+    target = str(tmp_path / "out.gguf")
+    full, large = (
+        errors.translated(OSError(number, os.strerror(number), target)) for number in (errno.ENOSPC, errno.EFBIG)
+    )
+    assert re.fullmatch(
+        rf"{re.escape(target)}: no space left on device; [\d,]+\.\d MiB are free there; make room, or name an output "
+        "on another disk",
+        str(full),
+    )
+    assert "takes no file of that size" in str(large)
+
+
+@pytest.mark.parametrize("name", [None, "/x/.out.tmp.part"])
+def test_a_place_for_what_has_none(name: str | None) -> None:
+    """A full disk under a temporary name, or under none, is said of the output; a broken input is not."""
+    with pytest.raises(OSError, match="No space left") as caught, files.blamed(Path("out.gguf")):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
+    assert caught.value.filename == "out.gguf"
+    with pytest.raises(OSError, match="Input/output") as caught, files.blamed(Path("out.gguf")):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    assert caught.value.filename is None
 
 
 def test_own_errors_stay_and_faults_are_none() -> None:

@@ -89,7 +89,7 @@ def test_the_papers_formula(group: int, window: int, more: dict[str, Any]) -> No
             switched = model(tokens).logits[0]
         after = model(tokens).logits[0]
         wanted = states_of(model, tokens, group, window)
-    np.testing.assert_allclose(switched, wanted, atol=2e-3)
+    np.testing.assert_allclose(switched, wanted, atol=3e-4)  # 6e-05 as measured
     assert float((switched[window:] - plain[window:]).abs().max()) > 0.5
     torch.testing.assert_close(switched[:window], plain[:window], atol=1e-4, rtol=0)
     torch.testing.assert_close(after, plain)
@@ -108,8 +108,8 @@ def test_a_cache_changes_nothing() -> None:
         mask = (padded != 0).long()
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         left = model(padded, attention_mask=mask, position_ids=positions).logits[0, -1]
-    torch.testing.assert_close(begun.logits[0, -1], whole, atol=1e-3, rtol=0)
-    torch.testing.assert_close(left, whole, atol=1e-3, rtol=0)
+    torch.testing.assert_close(begun.logits[0, -1], whole, atol=5e-5, rtol=0)  # 9e-06 as measured
+    torch.testing.assert_close(left, whole, atol=5e-5, rtol=0)
 
 
 def test_a_group_of_one_is_plain_attention() -> None:
@@ -120,7 +120,7 @@ def test_a_group_of_one_is_plain_attention() -> None:
         plain = model(tokens).logits
         for group, window in ((1, 4), (5, 50)):
             with self_extend(model, group=group, window=window):
-                torch.testing.assert_close(model(tokens).logits, plain, atol=2e-3, rtol=0)
+                torch.testing.assert_close(model(tokens).logits, plain, atol=1e-4, rtol=0)  # 1.2e-05 as measured
         with self_extend(model, group=5, window=4):
             assert float((model(tokens).logits - plain).abs().max()) > 0.1
 
@@ -162,7 +162,7 @@ def test_the_audit_compares_it_with_methods_of_files() -> None:
     for cells in ([(c["variant"], c["length"], c["hits"]) for c in result.cells] for result in found):
         assert cells == [(c["variant"], c["length"], c["hits"]) for c in found[0].cells]
     ours, theirs = ([c["log_probability"] for c in r.cells if c["variant"] == grouped] for r in found)
-    np.testing.assert_allclose(ours, theirs, atol=2e-3)
+    np.testing.assert_allclose(ours, theirs, atol=2e-4)  # 3e-05 as measured
     assert found[0].score(grouped, "passkey", 1024) >= 0.75
     assert found[0].score("none", "passkey", 1024) <= 0.25
     for told, options in (("cannot run", {"engine": "llama.cpp"}), ("group=4,window=64", {})):

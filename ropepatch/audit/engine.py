@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ropepatch.audit.tasks import Texts
+from ropepatch.errors import UsageError
 
 if TYPE_CHECKING:
     from ropepatch.audit.variants import Variant
@@ -72,6 +73,59 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """End what was started."""
+
+
+def opened(
+    name: str,
+    chosen: Sequence[Variant],
+    *,
+    device: str = "auto",
+    dtype: str = "float32",
+    longest: int = 0,
+    served_model: str | None = None,
+    api_key: str | None = None,
+    concurrency: int = 4,
+) -> Engine:
+    """An engine that can run the variants.
+
+    Args:
+        name: one of ``NAMES``.
+        chosen: what it shall run.
+        device: ``auto``, ``cuda`` or ``cpu``.
+        dtype: ``float32``, ``bfloat16`` or ``float16``.
+        longest: tokens of the longest text.
+        served_model: the model's name on a server.
+        api_key: what a server wants to see.
+        concurrency: requests that a server gets at once.
+
+    Raises:
+        UsageError: there is no such engine, or a library is missing.
+        InputError: it cannot run the checkpoints.
+        HubError: a server does not answer.
+    """
+    if (name == "http") != any(variant.url for variant in chosen):
+        raise UsageError("--engine http and --url go together", hint="for example --url http://127.0.0.1:8080/v1")
+    if name in ("llama.cpp", "http") and (own := next((item for item in chosen if item.runtime), None)):
+        raise UsageError(
+            f"{name} cannot run {own.name!r}: nothing in a file says it", hint="--engine torch or transformers can"
+        )
+    if name == "torch":
+        from ropepatch.audit.torch_engine import TorchEngine
+
+        return TorchEngine(chosen, device, dtype)
+    if name == "transformers":
+        from ropepatch.audit.transformers_engine import TransformersEngine
+
+        return TransformersEngine(chosen, device, dtype)
+    if name == "llama.cpp":
+        from ropepatch.audit.llama_engine import LlamaCppEngine
+
+        return LlamaCppEngine(chosen, device, dtype, longest)
+    if name == "http":
+        from ropepatch.audit.http_engine import HttpEngine
+
+        return HttpEngine(chosen, served_model, api_key, concurrency)
+    raise UsageError(f"there is no engine {name!r}; there are: {', '.join(NAMES)}")
 
 
 def rows_that_fit(engine: Engine, variant: Variant, length: int, rows: int, limit: int | None) -> int:

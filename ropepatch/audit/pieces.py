@@ -23,7 +23,7 @@ def pieces_of(model: Checkpoint) -> list[str]:
     if model.profile.source.format == "gguf":
         from ropepatch.verify.weights import gguf_header
 
-        return [piece.translate(_BLANKS) for piece in _from_gguf(gguf_header(model))]
+        return [piece.translate(_BLANKS) for piece in from_gguf(gguf_header(model))]
     path = Path(getattr(model.dialect, "root", ".")) / "tokenizer.json"
     try:
         if path.stat().st_size > _MOST_BYTES:
@@ -34,7 +34,7 @@ def pieces_of(model: Checkpoint) -> list[str]:
         return []
 
 
-def _from_gguf(header: Header) -> Iterator[str]:
+def from_gguf(header: Header) -> Iterator[str]:
     """The texts of the vocabulary, from where they stand; empty where there are none, or implausibly many."""
     found = header.get("tokenizer.ggml.tokens")
     if not isinstance(found, ArrayRef) or found.type != STRING or header.kv_end - found.offset > _MOST_BYTES:

@@ -18,17 +18,17 @@ class Worker:
         base: what it is an extension of.
         wanted: the other arguments of :func:`ropepatch.audit.variants.resolve`, in their order.
         engine: the engine's name.
-        options: what :func:`ropepatch.audit.run.open_engine` takes.
+        options: what :func:`ropepatch.audit.engine.opened` takes.
     """
 
     def __init__(
         self, ref: str, base: str | None, wanted: Sequence[Any], engine: str, options: Mapping[str, Any]
     ) -> None:
-        from ropepatch.audit.run import open_engine
+        from ropepatch.audit import engine as engines
 
         other = checkpoint.open(base) if base else None
         self.chosen = {item.name: item for item in variants.resolve(checkpoint.open(ref), other, *wanted)}
-        self.engine = open_engine(engine, list(self.chosen.values()), **options)
+        self.engine = engines.opened(engine, list(self.chosen.values()), **options)
 
     def cells(self, work: Work, variant: str, known: tuple[float, ...], limit: int | None) -> list[Cell]:
         """The cells of some work that are not known yet."""

@@ -70,7 +70,10 @@ def _reported(error: BaseException) -> RopepatchError:
         return known
     if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx else "ropepatch"
-        return UsageError(_one_line(error.format_message()).rstrip("."), hint=f"see {command} --help")
+        what, hint = _one_line(error.format_message()).rstrip("."), f"see {command} --help"
+        if isinstance(error, click.NoSuchOption) and error.ctx:
+            what = _elsewhere(error.option_name, error.ctx) or what
+        return UsageError(what, hint=hint)
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
         return _Interrupted("interrupted")
     if isinstance(error, click.ClickException):
@@ -79,6 +82,17 @@ def _reported(error: BaseException) -> RopepatchError:
         f"internal error: {type(error).__name__}: {_one_line(str(error))}",
         hint="this is a fault of ropepatch; --debug shows the traceback",
     )
+
+
+def _elsewhere(option: str, ctx: click.Context) -> str | None:
+    """What to say of an option that other commands have; None where none has it."""
+    program = ctx.find_root().command
+    assert isinstance(program, click.Group)
+    commands = {name: program.get_command(ctx, name) for name in program.list_commands(ctx)}
+    having = [name for name, one in commands.items() if one and any(option in item.opts for item in one.params)]
+    if ctx.parent is None and having:
+        return f"{option} follows the command: ropepatch {having[0]} {option}"
+    return f"{ctx.info_name} has no option {option}, which is one of {', '.join(having)}" if having else None
 
 
 def _one_line(text: str) -> str:

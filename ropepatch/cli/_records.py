@@ -32,7 +32,9 @@ def read(path: str) -> Manifest | Patch:
     if Path(path).is_dir() or Path(path).suffix in (".gguf", ".safetensors"):
         return located.find(Path(path)).record
     if not Path(path).exists():
-        raise InputError("no such file or directory", where=path)
+        from ropepatch.dialects import strangers
+
+        raise strangers.missing(path)
     _, document = json_text.read(path)
     schema = document.get("schema")
     if schema == manifest.SCHEMA:

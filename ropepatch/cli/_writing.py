@@ -27,6 +27,17 @@ def sync_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--sync/--no-sync", default=True, help=text)(function)
 
 
+def _one(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> str | None:
+    """The output's name; with two of them one would be left out in silence."""
+    if len(given) > 1:
+        raise click.UsageError(f"there is one output, and -o names {len(given)}")
+    if given and not given[0].strip():
+        raise click.UsageError("-o is empty; leave it out for a name beside the input")
+    if given == ("-",):
+        raise click.UsageError("a checkpoint cannot be written to stdout; give -o the name of a file or folder")
+    return given[0] if given else None
+
+
 #: how deep an output is checked
 DEPTHS = ("structure", "forward", "none")
 
@@ -53,6 +64,8 @@ def writing_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 "-o",
                 "--output",
                 metavar="OUT",
+                multiple=True,
+                callback=_one,
                 help="New file or folder, or a folder to put a file in; default: beside the input.",
             ),
             click.option("--in-place", is_flag=True, help="Change the input itself."),

@@ -183,6 +183,7 @@ def _patch(refs: Sequence[str], options: dict[str, Any]) -> Patch:
         from ropepatch.cli import _records
 
         given = [name for name, value in options.items() if value not in (None, False, (), "error") and name != "force"]
+        _refuse_misplaced(refs, bool(given))
         if given:
             raise UsageError(
                 "of two arguments the first is a patch, which says everything itself; leave out "
@@ -191,6 +192,28 @@ def _patch(refs: Sequence[str], options: dict[str, Any]) -> Patch:
             )
         return ropepatch.replay(_records.read(refs[0]), refs[1])
     return _fresh_patch(refs[0], options)
+
+
+def _refuse_misplaced(refs: Sequence[str], fresh: bool) -> None:
+    """A method or an output given as an argument.
+
+    Args:
+        refs: the two arguments.
+        fresh: whether options ask for a new patch.
+
+    Raises:
+        UsageError: it is one; says which option it belongs to.
+    """
+    from ropepatch.errors import UsageError
+    from ropepatch.hub.refs import is_remote
+    from ropepatch.methods import REGISTRY
+
+    for one in refs:
+        if one.split("+")[0].lower() in REGISTRY and not Path(one).exists():
+            raise UsageError(f"{one!r} is given as a REF", hint=f"a method is named with --method {one.lower()}")
+    first, last = refs
+    if fresh and not Path(last).exists() and not is_remote(last) and (Path(first).exists() or is_remote(first)):
+        raise UsageError(f"apply takes one REF, and {last!r} is not there", hint=f"an output is named with -o {last}")
 
 
 def _fresh_patch(ref: str, options: dict[str, Any]) -> Patch:

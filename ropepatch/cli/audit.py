@@ -153,11 +153,12 @@ def _draw(result: Audit, png: str | None, html: str | None) -> None:
     from pathlib import Path
 
     from ropepatch.report import audit_figure, audit_page
+    from ropepatch.storage import files
 
     if png:
-        Path(png).write_bytes(audit_figure.png(result))
+        files.write_bytes(Path(png), audit_figure.png(result), overwrite=True, sync=False)
     if html:
-        Path(html).write_text(audit_page.page(result), encoding="utf-8")
+        files.write_bytes(Path(html), audit_page.page(result).encode(), overwrite=True, sync=False)
 
 
 def _show(out: Output, result: Audit) -> None:

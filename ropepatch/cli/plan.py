@@ -64,8 +64,9 @@ def command(out: Output, ref: str, length: int, snippets: bool, brief: str | Non
     )
     if target is not None:
         from ropepatch.report import brief as writer
+        from ropepatch.storage import files
 
-        target.write_text(writer.written(found, html=target.suffix == ".html"), encoding="utf-8")
+        files.write_bytes(target, writer.written(found, html=target.suffix == ".html").encode(), sync=False)
     if out.json:
         out.document(found.to_json())
     else:

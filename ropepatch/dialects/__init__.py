@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 from ropepatch.dialects.base import Dialect
@@ -11,6 +12,8 @@ from ropepatch.naming import firsts, journals
 
 #: so many names of a folder are told
 _NAMED = 5
+#: so much of an adapter's config is read to name its model
+_READ = 1 << 16
 
 
 def open(ref: str) -> Dialect:
@@ -21,7 +24,9 @@ def open(ref: str) -> Dialect:
     """
     path = Path(ref)
     if not path.exists():
-        raise InputError("no such file or directory", where=ref)
+        from ropepatch.dialects import strangers
+
+        raise strangers.missing(ref)
     for pending in journals(path):
         from ropepatch.storage import journal
 
@@ -33,6 +38,8 @@ def open(ref: str) -> Dialect:
             raise InputError(error.what, where=ref, hint=hint) from None
     if path.is_dir():
         return _open_folder(path)
+    if not path.is_file():
+        raise InputError("is no regular file", where=ref, hint="give the file itself, not a pipe or device")
     if path.suffix == ".gguf" or _starts_with(path, b"GGUF"):
         return _gguf(path)
     if path.name.endswith(".safetensors.index.json"):
@@ -41,11 +48,9 @@ def open(ref: str) -> Dialect:
         return _json(path)
     if path.suffix == ".safetensors":
         return _safetensors(path)
-    raise InputError(
-        "is no checkpoint",
-        where=ref,
-        hint="give a .gguf, a .safetensors, a config.json, a params.json, or a folder that holds one",
-    )
+    from ropepatch.dialects import strangers
+
+    raise strangers.file(path)
 
 
 def _open_folder(path: Path) -> Dialect:
@@ -56,15 +61,22 @@ def _open_folder(path: Path) -> Dialect:
         found = sorted(path.glob(f"*.{suffix}"))
         if suffix == "gguf":
             found = _models(found)
+        elif (path / "adapter_config.json").exists():
+            break
         if len(found) == 1:
             return _gguf(found[0]) if suffix == "gguf" else _safetensors(found[0])
         if found and suffix == "gguf":
             names = ", ".join(file.name for file in found[:_NAMED])
             more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
             raise InputError(f"holds {len(found)} GGUF models", where=str(path), hint=f"name one: {names}{more}")
-        if found:
-            raise InputError(f"holds {len(found)} safetensors files and no config.json", where=str(path))
-    raise InputError("holds no config.json, params.json, GGUF or safetensors file", where=str(path))
+    raise _no_model(path)
+
+
+def _no_model(folder: Path) -> InputError:
+    from ropepatch.dialects import strangers
+
+    names = {entry.name for entry in folder.iterdir()}
+    return strangers.folder(str(folder), names, lambda name: (folder / name).open(errors="replace").read(_READ))
 
 
 def _models(files: list[Path]) -> list[Path]:
@@ -80,6 +92,8 @@ def _json(path: Path) -> Dialect:
     from ropepatch.containers import json_text
     from ropepatch.dialects import params_json
 
+    if path.name == "adapter_config.json":
+        raise _no_model(path.parent)
     if path.name != "config.json":
         document = json_text.read(path)[1]
         if path.name.endswith("params.json") or params_json.is_params(document):
@@ -99,9 +113,21 @@ def _safetensors(path: Path) -> Dialect:
     for name in ("config.json", "params.json"):
         if (path.parent / name).exists():
             return _json(path.parent / name)
+    if (path.parent / "adapter_config.json").exists() and path.name.startswith("adapter_"):
+        raise _no_model(path.parent)
     from ropepatch.dialects.safetensors_file import SafetensorsDialect
 
-    return SafetensorsDialect.open(path)
+    return _opened(SafetensorsDialect.open, path)
+
+
+def _opened(opens: Callable[[Path], Dialect], path: Path) -> Dialect:
+    """What ``opens`` makes of a file; where it fails, and the file is of another kind, that is what is said."""
+    try:
+        return opens(path)
+    except InputError as error:
+        from ropepatch.dialects import strangers
+
+        raise strangers.file(path, error) from None
 
 
 def _starts_with(path: Path, magic: bytes) -> bool:
@@ -112,7 +138,7 @@ def _starts_with(path: Path, magic: bytes) -> bool:
 def _gguf(path: Path) -> Dialect:
     from ropepatch.dialects.gguf import GgufDialect
 
-    return GgufDialect.open(path)
+    return _opened(GgufDialect.open, path)
 
 
 def _hf(root: Path, config: Path) -> Dialect:

@@ -61,6 +61,12 @@ class HfDialect:
         section, notes = self.section, list[str]()
         if not section.rotates:
             if not section.defaults.known and section.model_type not in hf_defaults.WITHOUT_ROPE and section.silent:
+                if "model_type" not in self.config:
+                    raise InputError(
+                        "is no model's config: it has neither model_type nor a RoPE key",
+                        where=str(self.path),
+                        hint="give the model's folder or its config.json",
+                    )
                 raise InputError(
                     f"model type {section.model_type!r} is unknown, and the config has no RoPE key",
                     where=str(self.path),

@@ -37,9 +37,12 @@ def chosen(snapshot: Snapshot, file: str | None) -> str | None:
         more = f" and {len(models) - 12} more" if len(models) > 12 else ""
         example = snapshot.ref.within(models[0])
         raise UsageError(f"{where} holds {len(models)} GGUF models: {shown}{more}", hint=f"name one: {example}")
-    if [name for name in names if name.endswith(".safetensors") and "/" not in name.removeprefix(below)]:
+    inside = {name.removeprefix(below) for name in names}
+    if "adapter_config.json" not in inside and any(n.endswith(".safetensors") and "/" not in n for n in inside):
         return file
-    raise InputError("holds no config.json, params.json, GGUF or safetensors file", where=where)
+    from ropepatch.dialects import strangers
+
+    raise strangers.folder(where, inside)
 
 
 def shards_of(snapshot: Snapshot, file: str) -> list[str]:

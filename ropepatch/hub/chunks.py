@@ -22,8 +22,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ropepatch.bundle import Progress
 from ropepatch.hub import client, problems
-from ropepatch.hub.contents import Item, Plan, Progress
+from ropepatch.hub.publication import Item, Plan
 from ropepatch.storage import files, ranges
 from ropepatch.storage.splice import invert
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ropepatch.bundle import Progress
 from ropepatch.errors import UsageError
-from ropepatch.hub import chunks, client, contents, problems, refs
-from ropepatch.hub.contents import Item, Plan, Progress
+from ropepatch.hub import chunks, client, contents, problems, publication, refs
+from ropepatch.hub.publication import Item, Plan
 from ropepatch.hub.refs import HubRef
 
 if TYPE_CHECKING:
@@ -110,12 +111,12 @@ def push(
     refs.refuse(output, "push")
     if private and (branch or pr):
         raise UsageError("--private goes with a new repository, not with --branch or --pr")
-    plan = contents.plan_of(Path(output), to, branch, pr, config_only)
+    plan = publication.plan_of(Path(output), to, branch, pr, config_only)
     items = contents.items_of(plan, progress)
     if plan.there is not None and contents.unchanged(plan, items):
         items = [Item(item.path, "keep", item.size) for item in items]
     return _Publishing(
-        plan, items, private, branch, pr, message or contents.title(plan.record), dry_run, progress
+        plan, items, private, branch, pr, message or publication.title(plan.record), dry_run, progress
     ).run()
 
 
@@ -236,7 +237,8 @@ def publish(
         HubError, InputError, UsageError: as :func:`push` and :func:`ropepatch.output.write`.
     """
     remote = refs.is_remote(patch.ref)
-    contents.target_of(refs.parse(patch.ref) if remote else None, to, options.get("branch"), options.get("pr", False))
+    base = refs.parse(patch.ref) if remote else None
+    publication.target_of(base, to, options.get("branch"), options.get("pr", False))
     from ropepatch import output as writer
 
     name = output if output is not None else writer.default_output(patch).name

@@ -114,9 +114,21 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def blamed(path: Path) -> Iterator[None]:
+    """What the system says without a name, or with a temporary one, of writing in the block is said of ``path``."""
+    try:
+        yield
+    except OSError as error:
+        nameless = error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if nameless or str(error.filename).endswith((".part", ".ropepatch-move")):
+            error.filename = str(path)
+        raise
+
+
 def write_bytes(path: Path, data: bytes, *, overwrite: bool = False, sync: bool = True) -> None:
     """Write a small file whole or not at all."""
-    with appearing(path, overwrite=overwrite, sync=sync) as target:
+    with blamed(path), appearing(path, overwrite=overwrite, sync=sync) as target:
         ranges.write_all(target, data)
 
 

@@ -12,37 +12,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ropepatch.errors import InputError
-from ropepatch.verify import attention
+from ropepatch.verify import attention, tensors
 from ropepatch.verify.cache import Cache
 from ropepatch.verify.shape import LayerRope, Shape
+from ropepatch.verify.tensors import Held, Tensors
 from ropepatch.verify.weights import Weights
 
-#: bytes of float32 that a slice of a matrix may have
-SLICE = 128 << 20
 #: sees the layer, the rotated queries and keys (rows, heads, length, head_dim)
 Observer = Callable[[int, Any, Any], None]
 
 
-class Held:
-    """Slices of weights that stay in memory.
-
-    Args:
-        limit: how many bytes they may have together; None for any number.
-    """
-
-    def __init__(self, limit: int | None = 0) -> None:
-        self.limit, self.taken = limit, 0
-        self.slices: dict[tuple[str, int, int], Any] = {}
-
-    def add(self, key: tuple[str, int, int], value: Any) -> None:
-        """Keep a slice if there is room."""
-        size = value.numel() * value.element_size()
-        if self.limit is None or self.taken + size <= self.limit:
-            self.slices[key] = value
-            self.taken += size
-
-
-class Decoder:
+class Decoder(Tensors):
     """The first layers of a model.
 
     Args:
@@ -71,9 +51,9 @@ class Decoder:
     ) -> None:
         import torch
 
-        self.weights, self.shape, self.ropes = weights, shape, list(ropes)
-        self.device, self.dtype = torch.device(device), dtype or torch.float32
-        self.keep, self._held = keep, held or Held(None if keep else 0)
+        held = held or Held(None if keep else 0)
+        super().__init__(weights, torch.device(device), dtype or torch.float32, held)
+        self.shape, self.ropes, self.keep = shape, list(ropes), keep
         #: the type in which positions are held, None for exact angles (float64), and that of cos and sin
         self.positions_dtype: Any = None
         self.tables_dtype: Any = None
@@ -81,10 +61,6 @@ class Decoder:
         #: what the layers rotate by, as the module holds it
         self.inv_freq = [torch.tensor(rope.inv_freq, dtype=torch.float32, device=self.device) for rope in ropes]
         self.attention_scale = [rope.attention_scale for rope in ropes]
-
-    def share(self, other: Decoder) -> None:
-        """Hold the weights that another decoder of the same model holds, instead of copies."""
-        self._held = other._held
 
     @property
     def weights_are_quantised(self) -> bool:
@@ -117,49 +93,10 @@ class Decoder:
                 if self._has(role, layer):
                     self._need(role, layer, shape.head_dim)
 
-    def _need(self, role: str, layer: int | None, *sizes: int | None) -> str:
-        name = self.weights.role(role, layer)
-        found = self.weights.shape(name)
-        if found is None:
-            raise InputError(f"there is no tensor {name}, which a decoder of the llama family has")
-        if len(found) != len(sizes) or any(want not in (None, have) for have, want in zip(found, sizes, strict=True)):
-            raise InputError(f"tensor {name} has shape {list(found)}, not {list(sizes)} as the metadata says")
-        return name
-
-    def _has(self, role: str, layer: int) -> bool:
-        return self.weights.shape(self.weights.role(role, layer)) is not None
-
     def _dense(self, layer: int) -> bool:
         return self._has("down", layer) and len(self.weights.shape(self.weights.role("down", layer)) or ()) == 2
 
     # ---- tensors ----------------------------------------------------------------------------------------------------
-
-    def _rows(self, name: str, start: int, stop: int) -> Any:
-        key = (name, start, stop)
-        if key in self._held.slices:
-            return self._held.slices[key]
-        value = self.weights.rows(name, start, stop).to(self.device, self.dtype)
-        self._held.add(key, value)
-        return value
-
-    def _vector(self, role: str, layer: int | None) -> Any:
-        name = self.weights.role(role, layer)
-        return self._rows(name, 0, (self.weights.shape(name) or (0,))[0])
-
-    def _linear(self, x: Any, role: str, layer: int, first: int = 0, last: int | None = None) -> Any:
-        """``x`` by rows ``first`` to ``last`` of a matrix, and its bias, in slices."""
-        import torch
-
-        name = self.weights.role(role, layer)
-        rows, columns = self.weights.shape(name) or (0, 0)
-        last = rows if last is None else last
-        step = max(1, SLICE // (4 * columns))
-        parts = [x @ self._rows(name, at, min(at + step, last)).T for at in range(first, last, step)]
-        y = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-        bias = f"{role}_bias"
-        if bias in _BIASES and self._has(bias, layer):
-            y = y + self._vector(bias, layer)
-        return y
 
     def _norm(self, x: Any, weight: Any) -> Any:
         import torch
@@ -307,7 +244,7 @@ class Decoder:
         """Float32 log-probabilities of the next token, (..., vocabulary); the head is read in slices."""
         import torch
 
-        step = self.vocabulary if self.keep else max(1, SLICE // (4 * self.shape.hidden))
+        step = self.vocabulary if self.keep else tensors.rows_of_a_slice(self.shape.hidden)
         parts = [
             (states @ self._rows(self.head, at, min(at + step, self.vocabulary)).T).to(torch.float32)
             for at in range(0, self.vocabulary, step)
@@ -323,6 +260,3 @@ class Decoder:
         shared = self.shape.heads // self.shape.kv_heads
         k = k.repeat_interleave(shared, 1)
         return q.float() @ k.float().transpose(-1, -2) / math.sqrt(self.shape.head_dim)
-
-
-_BIASES = ("q_bias", "k_bias", "v_bias", "o_bias", "gate_bias", "up_bias", "down_bias")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -120,6 +120,30 @@ class TorchEngine:
                 found[rope.group] = Frequencies(inv_freq.cpu().double().numpy(), scale)
         return found
 
+    @contextlib.contextmanager
+    def rotating(self, live: Mapping[str, Frequencies]) -> Iterator[None]:
+        """In the block, by the frequencies that another engine's module holds, with angles in float32 as there.
+
+        What is left between the two is arithmetic: at position 32,767 the last bit of a frequency, and of an angle, are
+        worth a hundred times as much.
+        """
+        import torch
+
+        decoder = self.decoder
+        kept = decoder.inv_freq, decoder.positions_dtype
+        only = next(iter(live.values())) if len(live) == 1 else None
+        try:
+            decoder.positions_dtype = torch.float32
+            decoder.inv_freq = [
+                torch.tensor(found.inv_freq, dtype=torch.float32, device=own.device)
+                if (found := live.get(rope.group, only)) is not None and found.inv_freq.size == rope.inv_freq.size
+                else own
+                for rope, own in zip(decoder.ropes, decoder.inv_freq, strict=True)
+            ]
+            yield
+        finally:
+            decoder.inv_freq, decoder.positions_dtype = kept
+
     def log_probabilities(self, tokens: Sequence[int], positions: Sequence[int], at: Sequence[int]) -> Array:
         """By the built-in decoder."""
         import torch
@@ -161,7 +185,8 @@ def torch_engine(
         import torch
 
     from ropepatch.verify import shape, weights
-    from ropepatch.verify.decoder import Decoder, Held
+    from ropepatch.verify.decoder import Decoder
+    from ropepatch.verify.tensors import Held
 
     sizes = shape.read(checkpoint)
     count = sizes.layers if layers is None else min(layers, sizes.layers)

@@ -145,22 +145,28 @@ class Pass:
         tokens = self.tokens.integers(0, vocabulary, len(positions)).tolist()
         at = sorted({len(tokens) * part // 4 for part in (1, 2, 3)} | {len(tokens) - 2, len(tokens) - 1})
         at = [index for index in at if index >= 0]
+        text = tokens, positions, at
         try:
-            theirs = loaded.log_probabilities(tokens, positions, at)
+            theirs = loaded.log_probabilities(*text)
         except CheckFailed as error:
             return [Check("finite", FAILED, error.what, {"positions": positions[-1]})]
         found = [live.finite(theirs, positions[-1])]
-        mine = ours.log_probabilities(tokens, positions, at) if ours is not None and loaded is not ours else None
         rotations = loaded.rotations()
         if rotations is not None:
             found += [self.expected.in_module(rotations, loaded.name), self.expected.changed(rotations)]
-        elif mine is not None and mine.shape == theirs.shape:
-            base = self.plain.log_probabilities(tokens, positions, at)
-            found += self.expected.unseen(loaded.name, *(float(np.abs(theirs - one).max()) for one in (mine, base)))
+        if ours is None or loaded is ours:
+            if rotations is None:
+                found.append(Check("frequencies", SKIPPED, f"{loaded.name} does not show what it rotates by"))
+            return found
+        if rotations is not None and found[1].result == PASSED:
+            with ours.rotating(rotations):
+                mine = ours.log_probabilities(*text)
         else:
-            found.append(Check("frequencies", SKIPPED, f"{loaded.name} does not show what it rotates by"))
-        if ours is not None and mine is not None:
-            found.append(self.expected.agreement(loaded.name, mine, theirs, positions[-1], ours, self.settings.dtype))
+            mine = ours.log_probabilities(*text)
+        if rotations is None and mine.shape == theirs.shape:
+            base = self.plain.log_probabilities(*text)
+            found += self.expected.unseen(loaded.name, *(float(np.abs(theirs - one).max()) for one in (mine, base)))
+        found.append(self.expected.agreement(loaded.name, mine, theirs, positions[-1], ours, self.settings.dtype))
         return found
 
     def _drift(self, ours: TorchEngine) -> Check:

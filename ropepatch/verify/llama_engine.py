@@ -57,12 +57,20 @@ class LlamaCppEngine:
         if list(positions) != list(range(len(tokens))):
             raise UsageError("llama.cpp takes prompts from position 0 on")
         request = {"model": str(self.path), "tokens": list(tokens), "at": list(at), "n_ctx": self.length}
-        replies, log = ask([{**request, "cached": True}], self.seconds)
+        replies, log = ask([{**request, "cached": True, "sampled": self._text()}], self.seconds)
         reply = replies[0] if replies else {}
         if "logprobs" not in reply:
             raise CheckFailed(f"llama.cpp: {reply.get('error') or reason(log)}", where=str(self.path))
         found: npt.NDArray[np.float64] = np.array(reply["logprobs"], np.float64)
         return found
+
+    def _text(self) -> int | None:
+        """A token of plain letters: one that were part of a character would be held back, with its probabilities."""
+        from ropepatch.audit.pieces import from_gguf
+        from ropepatch.containers import gguf
+
+        pieces = from_gguf(gguf.scan(self.path))
+        return next((number for number, piece in enumerate(pieces) if piece.isascii() and piece.isalpha()), None)
 
 
 def ask(requests: Sequence[Mapping[str, Any]], seconds: float = _SECONDS) -> tuple[list[dict[str, Any]], str]:
@@ -71,6 +79,7 @@ def ask(requests: Sequence[Mapping[str, Any]], seconds: float = _SECONDS) -> tup
     Args:
         requests: each with ``model`` (a path) and ``n_ctx``; with ``tokens`` and ``at`` for log-probabilities after the
             tokens at these indices, without them for loading alone. ``cached``: keep what an earlier index computed.
+            ``sampled``: the token that shall follow; it changes no probability.
             ``threads``, ``verbosity``, and ``overrides`` by their names in ``CommonParams`` are the command line's.
         seconds: the time for all of them.
 
@@ -101,7 +110,7 @@ def ask(requests: Sequence[Mapping[str, Any]], seconds: float = _SECONDS) -> tup
 def reason(log: str) -> str:
     """The log line that says most about a failure."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    for mark in ("GGML_ASSERT", "error loading model", "GGML_ABORT", " E "):
+    for mark in ("GGML_ASSERT", "error loading model", "GGML_ABORT", " E ", "Error: "):
         for line in lines:
             if mark in line:
                 return line
@@ -139,14 +148,20 @@ def _answer(request: Mapping[str, Any], write: Callable[..., None]) -> None:
     write(loaded=True)
     if "tokens" not in request:
         return
+    sampled = request.get("sampled")
+    bias = {} if sampled is None else {"logit_bias": [[sampled, 1000.0]]}
     rows = []
     for index in request["at"]:
         prompt = {"prompt": request["tokens"][: index + 1], "n_predict": 1, "n_probs": 1 << 20, "temperature": 1.0}
-        reply = server.handle_completions({**prompt, "cache_prompt": bool(request.get("cached"))})
+        reply = server.handle_completions({**prompt, **bias, "cache_prompt": bool(request.get("cached"))})
         if "error" in reply:
             write(error=reply["error"]["message"])
             return
-        top = reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+        found = reply["choices"][0]["logprobs"]
+        if found is None:
+            write(error=f"no probabilities after {index + 1} tokens: what it sampled there is part of a character")
+            return
+        top = found["content"][0]["top_logprobs"]
         row = [0.0] * len(top)
         for entry in top:
             row[entry["id"]] = entry["logprob"]

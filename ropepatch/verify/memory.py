@@ -24,7 +24,8 @@ def of_pass(checkpoint: Checkpoint, promise: Promise, settings: Settings, free: 
     Raises:
         InputError: the built-in decoder does not know the model.
     """
-    from ropepatch.verify import decoder, forward, shape, weights
+    from ropepatch.verify import forward, shape, weights
+    from ropepatch.verify.tensors import SLICE
 
     sizes, tensors = shape.read(checkpoint), weights.open_weights(checkpoint)
     layers = min(forward.layers_of(settings) or sizes.layers, sizes.layers)
@@ -40,7 +41,7 @@ def of_pass(checkpoint: Checkpoint, promise: Promise, settings: Settings, free: 
     parts = {
         "program": _PROGRAM,
         # Bytes, the dequantised groups, their sum, and the slice in another type.
-        "weights": 4 * decoder.SLICE,
+        "weights": 4 * SLICE,
         "activations": tokens * (8 * sizes.hidden + 3 * max((found[0] for found in rows if found), default=0)) * item,
         "keys_and_values": 2 * tokens * cached * item,
         "attention": (sizes.heads if any(sizes.windows) else 1) * tokens * tokens * 4,

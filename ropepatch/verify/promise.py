@@ -110,8 +110,11 @@ def _manifest(checkpoint: Checkpoint) -> Manifest | None:
 
     try:
         path = bundle_of(Path(checkpoint.ref)).manifest
-        return manifest.read(path) if path.is_file() else None
     except InputError:
+        return None
+    try:
+        return manifest.read(path) if path.is_file() else None
+    except manifest.NotOurs:  # a damaged promise of ours is not taken for none
         return None
 
 

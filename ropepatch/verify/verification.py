@@ -78,7 +78,10 @@ class Verification(Checked):
 
     def write(self, path: Path) -> None:
         """Write the statement, over an older one."""
-        path.write_text(json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        from ropepatch.storage import files
+
+        text = json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n"
+        files.write_bytes(path, text.encode(), overwrite=True, sync=False)
 
 
 def _digests(subjects: Mapping[str, str | None]) -> list[tuple[str, dict[str, str]]]:

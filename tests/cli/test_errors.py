@@ -130,6 +130,15 @@ def test_already_scaled(model: Path) -> None:
         (("inspect", "--csv", "--json"), "exclude each other"),
         (("freqs", "--plot", "--json"), "--plot"),
         (("freqs", "--runtime", "vlm"), "vlm"),
+        (("apply", "yarn", "--factor", 4), "--method yarn"),
+        (("freqs", "--factor", 4), "freqs has no option --factor, which is one of apply, audit, search; see"),
+        (("--quiet", "inspect"), "--quiet follows the command: ropepatch inspect --quiet"),
+        (("inspect", "--nope"), "No such option '--nope'; see ropepatch inspect --help"),
+        (("apply", "--method", "yarn", "--length", 1024), "less than the 2048 tokens"),
+        ((*APPLY, "-o", "a.gguf", "-o", "b.gguf"), "one output"),
+        ((*APPLY, "-o", ""), "-o is empty"),
+        ((*APPLY, "-o", "-"), "stdout"),
+        ((*APPLY, "-o", "out.safetensors"), "the output is a .gguf file"),
     ],
 )
 def test_usage_errors(arguments: tuple[object, ...], expected: str, model: Path) -> None:
@@ -141,6 +150,38 @@ def test_usage_errors(arguments: tuple[object, ...], expected: str, model: Path)
     assert expected in ended.err
     assert ended.err.count("\n") == 1
     assert list(model.parent.iterdir()) == [model]
+
+
+def test_output_as_an_argument(model: Path) -> None:
+    """A second argument that is not there is an output without its -o, not a patch that lacks its options."""
+    ended = ropepatch(*APPLY, model, "out.gguf", cwd=model.parent)
+
+    assert ended.code == 2
+    assert "-o out.gguf" in ended.err
+    assert list(model.parent.iterdir()) == [model]
+
+
+def test_folder_as_a_file(tmp_path: Path) -> None:
+    """A folder is not written under the name of a GGUF: nothing would be converted."""
+    folder = tiny.write_hf(tmp_path / "model", tiny.ModelSpec(layers=1, hidden=64, heads=2, kv_heads=1, head_dim=32))
+    ended = ropepatch(*APPLY, folder, "-o", tmp_path / "out.gguf")
+
+    assert ended.code == 2
+    assert "convert_hf_to_gguf.py" in ended.err
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_in_the_store_of_ollama(model: Path) -> None:
+    """Nothing is written beside a blob of Ollama, which would delete it; elsewhere it is."""
+    blob = model.rename(model.with_name(f"sha256-{'0' * 64}"))
+    refused = ropepatch(*APPLY, blob)
+
+    assert refused.code == 2
+    assert "Ollama deletes" in refused.err
+    assert "-o ./model-yarn-4x.gguf" in refused.err
+    assert list(blob.parent.iterdir()) == [blob]
+    (elsewhere := model.parent / "mine").mkdir()
+    assert ropepatch(*APPLY, blob, "-o", elsewhere / "model.gguf", "--quiet").code == 0
 
 
 def test_lengths_in_thousands(model: Path) -> None:

@@ -69,7 +69,7 @@ def test_what_apply_does_not_take(arguments: tuple[str, ...], said: str, model: 
 
 
 def test_a_gguf_without_a_suffix(model: Path) -> None:
-    """The output of a blob of Ollama's is named as other programs expect a GGUF."""
+    """The output of a GGUF without a suffix is named as other programs expect one."""
     blob = model.rename(model.with_name("sha256-0123abcd"))
 
     assert inside(*APPLY, blob, "-q").out.strip() == str(blob.with_name("sha256-0123abcd-yarn-4x.gguf"))

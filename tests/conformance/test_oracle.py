@@ -94,7 +94,7 @@ def test_all_positions_by_default(tmp_path: Path) -> None:
     prompt = tiny.tokens(spec, 20)
     rows = logprobs(path, prompt)
     assert rows.shape == (20, spec.vocab)
-    np.testing.assert_allclose(np.exp(rows).sum(axis=1), 1.0, atol=1e-4)
+    np.testing.assert_allclose(np.exp(rows).sum(axis=1), 1.0, atol=1e-5)
     np.testing.assert_allclose(rows[[3, -1]], logprobs(path, prompt, positions=[3, -1]), atol=1e-4)
 
 

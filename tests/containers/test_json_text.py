@@ -230,10 +230,10 @@ def test_refused_in_one_line(name: str, tmp_path: Path) -> None:
     data, message = REFUSED[name]
     path = tmp_path / "config.json"
     path.write_bytes(data)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(InputError, match=message) as caught:
         json_text.read(path)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
     assert len(str(caught.value)) < len(str(path)) + 300

@@ -129,7 +129,7 @@ def test_base_is_solved_from_the_frequencies(tmp_path: Path, theta: float, dtype
     assert (group.rotary_dim, group.scaling.name, profile.declared_context) == (64, "none", None)
     if dtype in ("F64", "F32"):
         assert group.rope_theta == theta
-    assert group.rope_theta == pytest.approx(theta, rel=0.1)
+    assert group.rope_theta == pytest.approx(theta, rel=0.01)
     made = group.spectrum().inv_freq
     assert np.max(np.abs(made / shards.values(path, NAME) - 1)) < 2e-2
     assert any("is solved from" in note for note in profile.notes)

@@ -179,10 +179,10 @@ def test_a_file_of_200_megabytes_is_not_read(tmp_path: Path) -> None:
     """A config of 200 MB is refused by its size, without being read."""
     with open(tmp_path / "config.json", "wb") as file:
         file.truncate(200 << 20)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(InputError, match="209715200 bytes are too many for a config"):
         ropepatch.open(tmp_path)
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,26 @@ def test_errors(hub: HubServer, shell: Shell, home: Path, case: str) -> None:
     assert done.out == ""
 
 
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        (("adapter_config.json", "adapter_model.safetensors"), "is an adapter, which has no RoPE of its own"),
+        (("consolidated.00.pth", "tokenizer.model"), "holds consolidated.00.pth and no params.json"),
+        (("README.md",), "holds no config.json, params.json, GGUF or safetensors file"),
+    ],
+)
+def test_repositories_without_a_model(hub: HubServer, shell: Shell, names: tuple[str, ...], wanted: str) -> None:
+    """An adapter, weights without their config and a repository of neither are told apart by their names alone."""
+    hub.store.repos.pop("org/other", None)
+    hub.store.seed("org/other", dict.fromkeys(names, b"{}"))
+    done = shell.run("inspect", "hf://org/other")
+
+    assert done.code == 3, done.err
+    assert wanted in done.err
+    assert done.err.count("\n") == 1
+    assert not hub.asked("/resolve/")
+
+
 FAULTS = {
     "rate": ({"status": 429, "headers": {"Retry-After": "60"}}, 4, "wait 60 s"),
     "down": ({"status": 503, "times": 99}, 4, "failed with 503"),

@@ -70,7 +70,7 @@ def test_scores_are_the_plain_decoders(length: int, texts: int, monkeypatch: pyt
                 numbers = decoder.log_probabilities(states[:, :-1])
             said = numbers.gather(-1, torch.from_numpy(tokens[:, 1:])[..., None])[..., 0]
             plain.append(float(said[:, -3:].sum(-1).mean() if kind == "needle" else said.mean()))
-        np.testing.assert_allclose(evaluator.scores(task, lists), plain, rtol=2e-4, atol=2e-6)
+        np.testing.assert_allclose(evaluator.scores(task, lists), plain, rtol=2e-5, atol=1e-6)
         assert len({round(score, 2) for score in plain}) > 1
 
 
@@ -177,7 +177,7 @@ def test_perplexity_of_a_text(tmp_path: Path) -> None:
         windows = torch.from_numpy(np.stack([other[:256], other[-256:]]))
         numbers = decoder.log_probabilities(decoder.states(windows, torch.arange(256))[0][:, :-1])
     mean = numbers.gather(-1, windows[:, 1:, None]).mean()
-    assert cells(result, 256)["none"]["perplexity"] == pytest.approx(float(torch.exp(-mean)), rel=1e-3)
+    assert cells(result, 256)["none"]["perplexity"] == pytest.approx(float(torch.exp(-mean)), rel=2e-4)
     schemas.validator("search").validate(json.loads(json.dumps(result.to_json())))
     planned = ropepatch.search(FIXTURE, 2, **small, objective="ppl", text=tmp_path / "ids.json", dry_run=True)
     assert planned.stages[0].budget == 12

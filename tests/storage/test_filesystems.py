@@ -12,6 +12,7 @@ import pytest
 
 import ropepatch
 from ropepatch.containers import gguf
+from ropepatch.errors import translated
 from ropepatch.storage import in_place, journal, kernel
 from ropepatch.storage.splice import Splice
 from tests.storage.test_in_place import GROWING, OLD, spliced
@@ -132,6 +133,8 @@ def test_a_full_disk(tmp_path: Path, kind: str) -> None:
         with pytest.raises(OSError, match="No space left") as caught:
             ropepatch.open(model).patch("yarn", 4.0).write()
         assert caught.value.errno == errno.ENOSPC
+        assert caught.value.filename == str(place / "model-yarn-4x.gguf")
+        assert "MiB are free there" in str(translated(caught.value))
         assert digest(model) == before
         assert {path.name for path in place.iterdir()} <= {"model.gguf", "filler", "lost+found"}
 

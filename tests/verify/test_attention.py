@@ -26,7 +26,7 @@ def test_two_parts_are_the_whole(
     )
     every = (x.double().repeat_interleave(heads // kv_heads, 1) for x in (k, v))
     by_hand = _softmax(q.double(), *every, keys - queries)
-    limit = 1e-5 if dtype == torch.float32 else 0.03
+    limit = 1e-5 if dtype == torch.float32 else 0.01  # bfloat16 has 8 bits
 
     torch.testing.assert_close(attention.causal(q, k, v).double(), by_hand, atol=limit, rtol=limit)
     monkeypatch.setattr(attention, "_ON_CPU", "no_such_function")

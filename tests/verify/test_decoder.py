@@ -16,7 +16,7 @@ import transformers
 
 import ropepatch
 from ropepatch.errors import InputError
-from ropepatch.verify import decoder, shape, weights
+from ropepatch.verify import shape, tensors, weights
 from ropepatch.verify.cache import Cache
 from ropepatch.verify.decoder import Decoder
 from tests.support import tiny
@@ -97,7 +97,7 @@ def test_slices_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Matrices read a few rows at a time give the same numbers as whole ones."""
     tokens = list(range(137))
     whole = answers(built(ROOT / "fixtures" / "tiny-retriever"), tokens, [136])
-    monkeypatch.setattr(decoder, "SLICE", 4 * 64 * 7)
+    monkeypatch.setattr(tensors, "SLICE", 4 * 64 * 7)
     sliced = answers(built(ROOT / "fixtures" / "tiny-retriever"), tokens, [136])
 
     np.testing.assert_allclose(sliced, whole, atol=1e-5)
