@@ -54,14 +54,14 @@ def send_patched(
 ) -> int | None:
     """Send the chunks of large patched files, and mark their ``operations`` (by path) as sent.
 
-    It is an economy: where it cannot be done, nothing is sent here, and the commit sends everything and says what is
-    wrong. Only the right to send is insisted on, since hf_xet would ask for that for minutes.
+    It is an economy: where the client is of a release that does not let itself be helped, nothing is sent here, and the
+    commit sends everything. What the server refuses is an error at once, since hf_xet has then tried for minutes.
 
     Returns:
         How many bytes went out; None where nothing was sent here.
 
     Raises:
-        Exception: huggingface_hub's own, where the server does not give the right to send.
+        Exception: huggingface_hub's or hf_xet's own, where the server does not take the chunks.
     """
     large = [item for item in items if item.action == "upload" and isinstance(item.source, Path)]
     large = [item for item in large if item.size >= _WORTH_ASKING]
@@ -73,7 +73,7 @@ def send_patched(
     found = [(item, first) for item, first in _patched(plan, large) if _can_be_marked(operations[item.path])]
     if right is None or not found:
         return None
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(AttributeError, TypeError):  # a release that is spoken to otherwise
         digests, sent = _send(found, right, progress)
         for path, sha256 in digests.items():
             mark(operations[path], sha256)
@@ -89,10 +89,9 @@ def _send(
     handles: dict[str, Any] = {}
     try:
         for item, first in found:
-            upload.start_upload_bytes(first, name="beginning of the base").result()
+            _wait(upload.start_upload_bytes(first, name="beginning of the base"), len(first), None)
             handles[item.path] = upload.start_upload_file(str(item.source))
-            with _watched(handles[item.path], item.size, progress):
-                handles[item.path].result()
+            _wait(handles[item.path], item.size, progress)
         sent = int(upload.wait_to_finish().dedup_metrics.total_bytes_uploaded)
     except BaseException:
         with contextlib.suppress(Exception):
@@ -113,33 +112,32 @@ def _session() -> Any:
     return hf_xet.XetSession(config)
 
 
-@contextlib.contextmanager
-def _watched(handle: Any, size: int, progress: Progress | None) -> Iterator[None]:
-    """Tell how far a file is while the block waits for it."""
-    if progress is None:
-        yield
-        return
-    over, told = threading.Event(), [0]
+def _wait(handle: Any, size: int, progress: Progress | None) -> None:
+    """Wait until a file is through, and tell how far it is; Ctrl-C is heard, which hf_xet's own waiting does not."""
+    failed: list[BaseException] = []
 
-    def tell(done: int) -> None:
-        if done > told[0]:
-            progress(done - told[0])
-            told[0] = done
+    def wait() -> None:
+        try:
+            handle.result()
+        except BaseException as error:
+            failed.append(error)
 
-    def look() -> None:
-        while not over.wait(_PAUSE):
-            report = handle.progress()
-            tell(min(int(report.bytes_completed), size) if report is not None else 0)
-
-    ranges.expect(progress, size)
-    watcher = threading.Thread(target=look, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        over.set()
-        watcher.join()
-    tell(size)
+    told = 0
+    if progress is not None:
+        ranges.expect(progress, size)
+    waiter = threading.Thread(target=wait, daemon=True)
+    waiter.start()
+    while waiter.is_alive():
+        waiter.join(_PAUSE)
+        report = handle.progress()
+        reached = min(int(report.bytes_completed), size) if report is not None else 0
+        if progress is not None and reached > told:
+            progress(reached - told)
+            told = reached
+    if failed:
+        raise failed[0]
+    if progress is not None and told < size:
+        progress(size - told)
 
 
 def mark(operation: Any, sha256: str) -> None:
