@@ -183,3 +183,12 @@ def test_a_manifest_within_manifests(places: dict[str, Path], document: dict[str
             here = here[key]
         here[inner[-1]] = above
     assert shapes.misfit("manifest", deep) == "it is nested too deeply"
+
+
+def test_a_damaged_promise_is_not_taken_for_none(places: dict[str, Path], document: dict[str, Any]) -> None:
+    """verify does not pass a file by its own metadata when the manifest beside it promises what nobody can read."""
+    pytest.importorskip("torch")
+    keys = ("predicate", "buildDefinition", "internalParameters", "after", "groups", "default", "rotary_dim")
+    places["record"].write_text(json.dumps(changed(document, keys, "32")))
+    with pytest.raises(InputError, match=r"default\.rotary_dim is not a whole number"):
+        ropepatch.verify(places["out"])

@@ -105,14 +105,17 @@ def of(checkpoint: Checkpoint, base: Checkpoint | None) -> Promise:
 
 
 def _manifest(checkpoint: Checkpoint) -> Manifest | None:
-    from ropepatch import manifest_reading
+    from ropepatch import manifest, manifest_reading
     from ropepatch.bundle import bundle_of
 
     try:
         path = bundle_of(Path(checkpoint.ref)).manifest
-        return manifest_reading.read(path) if path.is_file() else None
+        record = manifest.read(path) if path.is_file() else None
     except InputError:
         return None
+    if record is not None:  # a damaged promise is not taken for none
+        manifest_reading.check(record, str(path))
+    return record
 
 
 def unscaled(profile: RopeProfile) -> RopeProfile:
