@@ -122,7 +122,13 @@ def main(arguments: list[str]) -> int:
         engine = with_atheris if importlib.util.find_spec("atheris") else with_hypothesis
         engine(arguments[1], int(arguments[2]), Path(arguments[3]))
         return 0
-    wanted = arguments or ["gguf", "safetensors", "config", "params"]
+    known = ["gguf", "safetensors", "config", "params"]
+    wanted = arguments or known
+    if not set(wanted) <= set(known):
+        print(
+            f"usage: python -m fuzz [TARGET ...], of {', '.join(known)}; FUZZ_SECONDS for all of them", file=sys.stderr
+        )
+        return 2
     seconds = max(1, int(os.environ.get("FUZZ_SECONDS", "600")) // len(wanted))
     failed = []
     for target in wanted:

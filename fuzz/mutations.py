@@ -7,6 +7,10 @@ import random
 import struct
 from typing import Any
 
+from ropepatch.runtimes import llama_cpp_table
+from tests.attacks import absurd_values
+from tests.support import raw_gguf
+
 _NUMBERS = (0, 1, -1, 2, 3, 64, 127, 4096, 2**31 - 1, 2**32, 2**63, 10**30, 0.5, 1e-320, 1e308, -0.0, 10000.0)
 _TEXTS = ("", "llama", "yarn", "linear", "dynamic", "longrope", "llama3", "default", "su", "mrope", "\x1b[0m", "null")
 _NAMES = (
@@ -81,8 +85,21 @@ def mutate_bytes(data: bytes, draw: random.Random) -> bytes:
     return bytes(changed)
 
 
+def odd_model(draw: random.Random) -> bytes:
+    """A GGUF in order, of any architecture that llama.cpp knows, some of whose numbers are not."""
+    architecture = draw.choice(sorted(llama_cpp_table.ARCHITECTURES))
+    keys = {"attention.sliding_window": absurd_values.WINDOW} if draw.random() < 0.7 else {}
+    for name in draw.sample(absurd_values.NAMES, draw.randint(1, 3)):
+        keys[name] = draw.choice(list(absurd_values.NUMBERS.values())[:-1])  # not the large array
+    if draw.random() < 0.4:
+        keys["rope.scaling.type"] = (raw_gguf.STRING, raw_gguf.text(draw.choice(("yarn", "linear", "longrope"))))
+    return absurd_values.gguf(keys, architecture)
+
+
 def mutate(target: str, data: bytes, draw: random.Random) -> bytes:
     """One input of a target from another."""
+    if target == "gguf" and draw.random() < 0.3:
+        return odd_model(draw)
     if target in ("config", "params") and draw.random() < 0.9:
         found = mutate_json(data, draw)
         if found is not None:

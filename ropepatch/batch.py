@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ropepatch import bundle, manifest_reading, naming
+from ropepatch import bundle, manifest, naming
 from ropepatch.errors import InputError, MethodUnsupported, RopepatchError, WouldOverwrite, translated
 from ropepatch.evidence import SMALL
 from ropepatch.hub.refs import is_remote
@@ -229,7 +229,7 @@ def _same(made: Patch, target: bundle.Bundle) -> bool:
     from ropepatch import output
 
     try:
-        record = manifest_reading.read(target.manifest)
+        record = manifest.read(target.manifest)
     except InputError:
         return False
     source = output.source_of(made)

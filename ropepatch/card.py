@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ropepatch import _callable, bundle, located, manifest_reading, naming
+from ropepatch import _callable, bundle, located, naming
 from ropepatch.audit.result import SCHEMA as AUDIT_SCHEMA
 from ropepatch.containers import front_matter, json_text
 from ropepatch.errors import InputError
@@ -54,7 +54,7 @@ def model_card(
         InputError: the manifest is not whole.
     """
     record = Manifest(manifest)
-    manifest_reading.check(record, "manifest")
+    record.check("manifest")
     base = repo_of(base_ref)
     name = base or str(manifest["predicate"]["buildDefinition"]["externalParameters"]["source"])
     matter, body = front_matter.split(base_card or "", _DROPPED)

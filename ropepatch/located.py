@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from ropepatch import bundle, manifest_reading, naming
+from ropepatch import bundle, manifest, naming
 from ropepatch.bundle import Bundle, Progress
 from ropepatch.errors import InputError
 from ropepatch.hub import refs
@@ -64,7 +64,7 @@ def find(ref: str | Path) -> Located:
         folder = found.files.root  # a file of an output's folder
         if (folder / naming.MANIFEST).exists():
             found = Found(ref=found.ref, files=bundle.bundle_of(folder))
-    record = manifest_reading.read(found.files.manifest)
+    record = manifest.read(found.files.manifest)
     for name in record.subjects:  # edits are read back from small files
         if name in found.listed and name not in found.recorded:
             bring(found.files.path(name))
@@ -104,7 +104,7 @@ def described(path: Path) -> Path:
         return path.parent
     if not path.name.endswith(naming.MANIFEST_SUFFIX):
         return path
-    name = PurePosixPath(next(iter(manifest_reading.read(path).subjects), "")).name
+    name = PurePosixPath(next(iter(manifest.read(path).subjects), "")).name
     if not name or not path.with_name(name).exists():
         raise InputError(f"describes {name or 'nothing'}, which is not beside it", where=str(path))
     return path.with_name(name)

@@ -26,6 +26,12 @@ from ropepatch.storage.splice import Splice
 SCHEMA = "ropepatch.manifest/1"
 BUILD_TYPE = "urn:ropepatch:buildtype:patch:v1"
 BUILDER = "urn:ropepatch:builder:local:v1"
+#: what in-toto and SLSA want and nothing here reads: ``manifest verify`` says whether it is there and right
+_UNREAD = frozenset({"_type", "predicateType", "buildType", "uri", "id", "invocationId", "startedOn", "mediaType"})
+
+
+class NotOurs(InputError):
+    """The file holds something else than a manifest of ropepatch."""
 
 
 @dataclass(frozen=True)
@@ -106,13 +112,23 @@ class Manifest:
         return None
 
     def check(self, where: str) -> None:
-        """Raise :class:`InputError` when the document is no manifest of ropepatch, or not whole."""
+        """Hold the document, which somebody else may have written, against what readers count on.
+
+        Raises:
+            NotOurs: it is no manifest of ropepatch.
+            InputError: a member is missing, or of another type.
+        """
+        from ropepatch import shapes
+
         if self.document.get("schema") != SCHEMA:
-            raise InputError("is not a ropepatch manifest", where=where)
+            raise NotOurs("is not a ropepatch manifest", where=where)
+        fault = shapes.misfit("manifest", self.document, _UNREAD)
         try:
-            _ = self.subjects, self.inputs, self.edits, self.splices, self.previous
+            _ = fault or (self.subjects, self.inputs, self.edits, self.splices, self.previous)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"is not a whole manifest: {type(error).__name__} {error}", where=where) from None
+            fault = f"{type(error).__name__} {error}"
+        if fault is not None:
+            raise InputError(f"is not a whole manifest: {fault}", where=where)
 
     def to_text(self) -> str:
         """The JSON text that is written to disk."""

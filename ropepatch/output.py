@@ -202,9 +202,7 @@ class _Job:
         """The manifest of the patch that this one follows in place."""
         if not self.target.manifest.exists():
             return None
-        from ropepatch import manifest_reading
-
-        return manifest_reading.read(self.target.manifest).document
+        return manifest.read(self.target.manifest).document
 
     def _block(self, names: Sequence[str]) -> int:
         """The unit in which tensor data shall move: whole blocks in place, and in files that are large enough for it to

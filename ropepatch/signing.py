@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ropepatch import manifest_reading, naming, signing_keys
+from ropepatch import manifest, naming, signing_keys
 from ropepatch.bundle import Bundle, Progress, bundle_of
 from ropepatch.containers import json_text
 from ropepatch.errors import InputError
@@ -78,7 +78,7 @@ def sign(
 
         raise strangers.missing(ref)
     signed = bundle_of(path)
-    manifest_reading.read(signed.manifest)
+    manifest.read(signed.manifest)
     target = Path(output) if output else signed.signature
     names = [*_present(signed), signed.manifest.name]
     with Digests(progress) as running:

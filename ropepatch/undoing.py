@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from ropepatch import bundle_writing, located, manifest_reading, naming
+from ropepatch import bundle_writing, located, manifest, naming
 from ropepatch.bundle import Bundle, Progress, bundle_of
 from ropepatch.errors import CheckFailed, InputError
 from ropepatch.hub import refs
@@ -51,7 +51,7 @@ def revert(
     for pending in naming.journals(ref):
         journal.refuse_pending(pending)
     patched = bundle_of(ref)
-    record = manifest_reading.read(patched.manifest)
+    record = manifest.read(patched.manifest)
     if record.overlay:
         raise InputError(
             "is an overlay", where=str(ref), hint="its input is as it was; to undo it, delete its two files"

@@ -17,7 +17,7 @@ def read(path: str) -> Manifest | Patch:
         InputError: it is none of them.
         HubError: it is on the Hub and cannot be had.
     """
-    from ropepatch import located, manifest, manifest_reading, patch
+    from ropepatch import located, manifest, patch
     from ropepatch.hub import refs
 
     if refs.is_remote(path):
@@ -38,7 +38,7 @@ def read(path: str) -> Manifest | Patch:
     _, document = json_text.read(path)
     schema = document.get("schema")
     if schema == manifest.SCHEMA:
-        return manifest_reading.read(Path(path))
+        return manifest.read(Path(path))
     if schema != patch.SCHEMA:
         raise InputError(
             "is neither a manifest nor a patch of ropepatch",

@@ -61,16 +61,16 @@ def show(out: Output, ref: str) -> None:
 
 
 def _read(ref: str) -> tuple[Manifest, Path]:
-    from ropepatch import located, manifest_reading
+    from ropepatch import located, manifest
     from ropepatch.hub import refs
 
     if refs.is_remote(ref) and ref.endswith(".json"):
         from ropepatch.hub import mirror
 
-        return manifest_reading.read(mirror.small(ref)), Path(ref)
+        return manifest.read(mirror.small(ref)), Path(ref)
     path = Path(ref)
     if path.is_file() and path.suffix == ".json" and path.name != "config.json":
-        return manifest_reading.read(path), path
+        return manifest.read(path), path
     found = located.find(ref)
     return found.record, found.files.manifest
 

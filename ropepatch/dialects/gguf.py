@@ -182,6 +182,16 @@ class GgufDialect:
             return {}
         return {"llama.cpp": native.lift(ref)}
 
+    def rotated(self, name: str, width: float) -> int:
+        """How many dimensions a key makes rotate.
+
+        Raises:
+            InputError: no head has so many: they are not whole pairs, or more than 65,536.
+        """
+        if width != int(width) or width < 2 or width % 2 or width > 1 << 16:
+            raise InputError(f"rotates {width:g} dimensions", where=f"{self.path}: {self.key(name)}")
+        return int(width)
+
     def _group(self, row: Row, notes: list[str]) -> RopeGroup:
         head = self.number("attention.key_length")
         if head is None:
@@ -197,9 +207,7 @@ class GgufDialect:
                 "says neither rope.dimension_count nor attention.key_length nor embedding_length and head_count",
                 where=str(self.path),
             )
-        rotary = rotary or head or 0
-        if rotary != int(rotary) or rotary < 2 or rotary % 2 or rotary > 1 << 16:
-            raise InputError(f"rotates {rotary:g} dimensions", where=f"{self.path}: {self.key('rope.dimension_count')}")
+        rotary = self.rotated("rope.dimension_count", rotary or head or 0)
         theta = self.number("rope.freq_base")
         if theta is None:
             notes.append("rope.freq_base is not written; llama.cpp takes 10000")
@@ -210,7 +218,7 @@ class GgufDialect:
         sections = self.header.array(self.key("rope.dimension_sections"))
         return RopeGroup(
             rope_theta=float(theta or 10000.0),
-            rotary_dim=int(rotary),
+            rotary_dim=rotary,
             head_dim=int(head or rotary),
             layout="interleaved" if row.pairs == "norm" else "half",
             mrope_section=tuple(int(n) for n in sections if n) if sections and any(sections) else None,

@@ -37,10 +37,11 @@ def groups(dialect: GgufDialect, row: Row, full: RopeGroup) -> dict[str, RopeGro
 
 def _sliding(dialect: GgufDialect, row: Row, full: RopeGroup) -> RopeGroup:
     theta = None if row.swa_base == "main" else dialect.number("rope.freq_base_swa")
+    rotary = dialect.number("rope.dimension_count_swa") or full.rotary_dim
     local = dataclasses.replace(
         full,
         rope_theta=float(theta) if theta else (10000.0 if row.swa_base == "10000" else full.rope_theta),
-        rotary_dim=int(dialect.number("rope.dimension_count_swa") or full.rotary_dim),
+        rotary_dim=dialect.rotated("rope.dimension_count_swa", rotary),
     )
     if row.swa == "same":
         return local

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ropepatch import bundle, located, manifest_reading
+from ropepatch import bundle, located, manifest
 from ropepatch.bundle import Bundle
 from ropepatch.errors import HubError, UsageError
 from ropepatch.hub import client, mirror, refs
@@ -90,7 +90,7 @@ def plan_of(output: Path, to: str | None, branch: str | None, pr: bool, config_o
 
         raise strangers.missing(output)
     found = bundle.bundle_of(located.described(output))
-    record = manifest_reading.read(found.manifest)
+    record = manifest.read(found.manifest)
     base = base_of(record)
     repo = target_of(base, to, branch, pr)
     own = base is not None and base.repo == repo

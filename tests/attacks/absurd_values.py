@@ -13,8 +13,10 @@ from tests.support.raw_gguf import Parts
 _U64 = struct.Struct("<Q").pack
 _F32 = struct.Struct("<f").pack
 
+Keys = dict[str, tuple[int, bytes]]
+
 #: key -> (type, value) of a small llama
-_LLAMA: dict[str, tuple[int, bytes]] = {
+_LLAMA: Keys = {
     "general.architecture": (raw.STRING, raw.text("llama")),
     "llama.context_length": (raw.U32, raw.u32(2048)),
     "llama.embedding_length": (raw.U32, raw.u32(64)),
@@ -24,7 +26,7 @@ _LLAMA: dict[str, tuple[int, bytes]] = {
     "llama.rope.freq_base": (raw.F32, _F32(10000.0)),
 }
 
-_NUMBERS: dict[str, tuple[int, bytes]] = {
+NUMBERS: Keys = {
     "0": (raw.U32, raw.u32(0)),
     "2^31": (raw.U32, raw.u32(1 << 31)),
     "2^32-1": (raw.U32, raw.u32(2**32 - 1)),
@@ -38,23 +40,43 @@ _NUMBERS: dict[str, tuple[int, bytes]] = {
 }
 
 
-def _gguf(changes: dict[str, tuple[int, bytes]]) -> bytes:
-    keys = [raw.key(name, kind, payload) for name, (kind, payload) in {**_LLAMA, **changes}.items()]
+WINDOW = (raw.U32, raw.u32(48))
+#: numbers that some architectures have, under their own name
+NAMES = (
+    "context_length", "embedding_length", "block_count", "attention.head_count", "attention.head_count_kv",
+    "attention.key_length", "attention.key_length_swa", "attention.kv_lora_rank", "attention.sliding_window",
+    "attention.sliding_window_pattern", "rope.dimension_count", "rope.dimension_count_swa", "rope.dimension_sections",
+    "rope.freq_base", "rope.freq_base_swa", "rope.scale_linear", "rope.scaling.factor", "rope.scaling.attn_factor",
+    "rope.scaling.original_context_length", "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_log_multiplier",
+)  # fmt: skip
+
+
+def gguf(changes: Keys, architecture: str = "llama") -> bytes:
+    """A small model with keys changed; names without an architecture get this one."""
+    named = {name.replace("llama.", f"{architecture}.", 1): value for name, value in _LLAMA.items()}
+    named["general.architecture"] = (raw.STRING, raw.text(architecture))
+    known = ("general.", "llama.")
+    named |= {name if name.startswith(known) else f"{architecture}.{name}": value for name, value in changes.items()}
+    keys = [raw.key(name, kind, payload) for name, (kind, payload) in named.items()]
     return Parts(keys, [raw.tensor("token_embd.weight", [8])], bytes(32)).build()
 
 
 def gguf_files() -> Iterator[tuple[str, bytes]]:
     """By name."""
-    yield "as it should be", _gguf({})
+    yield "as it should be", gguf({})
     for key in list(_LLAMA)[1:]:
-        for name, value in _NUMBERS.items():
-            yield f"{key} is {name}", _gguf({key: value})
-    yield "an architecture of control characters", _gguf({"general.architecture": (8, raw.text("\x1b]0;x\x07\n"))})
+        for name, value in NUMBERS.items():
+            yield f"{key} is {name}", gguf({key: value})
+    yield "an architecture of control characters", gguf({"general.architecture": (8, raw.text("\x1b]0;x\x07\n"))})
     scaling = {"llama.rope.scaling.type": (raw.STRING, raw.text("yarn"))}
     for name in ("0", "nan", "infinity", "-1", "a text", "an array", "2^32-1"):
         for key in ("factor", "original_context_length", "yarn_beta_fast"):
-            yield f"{key} is {name}", _gguf({**scaling, f"llama.rope.scaling.{key}": _NUMBERS[name]})
-    yield "a scaling type of a megabyte", _gguf({"llama.rope.scaling.type": (raw.STRING, raw.text("x" * (1 << 20)))})
+            yield f"{key} is {name}", gguf({**scaling, f"llama.rope.scaling.{key}": NUMBERS[name]})
+    for name in NAMES:  # laguna's sliding layers have keys of their own
+        for value in ("0", "2^31", "2^32-1", "nan"):
+            window = {"attention.sliding_window": WINDOW}
+            yield f"laguna's {name} is {value}", gguf({**window, name: NUMBERS[value]}, "laguna")
+    yield "a scaling type of a megabyte", gguf({"llama.rope.scaling.type": (raw.STRING, raw.text("x" * (1 << 20)))})
 
 
 _CONFIG: dict[str, Any] = {

@@ -330,6 +330,14 @@ def test_impossible_values_are_refused_by_key(gguf_file: Make, keys: dict[str, A
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("width", [15, 0xFFFFFFFE])
+def test_impossible_widths_of_sliding_layers_are_refused(gguf_file: Make, width: int) -> None:
+    """What sliding layers rotate is bounded as the others' is, before a list as long is made of it."""
+    keys = {".attention.sliding_window": 48, ".rope.freq_base_swa": 5000.0, ".rope.dimension_count_swa": width}
+    with pytest.raises(InputError, match=f"rotates {width:g} dimensions".replace("+", r"\+")):
+        _ = ropepatch.open(gguf_file(keys=keys, label="laguna")).profile
+
+
 def test_factor_tensors_of_the_wrong_length_are_refused(gguf_file: Make) -> None:
     """One value a pair, or the engine would not load it."""
     with pytest.raises(InputError, match="has 8 values for 16 rotated pairs"):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import ropepatch
-from ropepatch import manifest_reading, schemas, shapes
+from ropepatch import manifest, schemas, shapes
 from ropepatch.errors import InputError
 from tests.support import tiny
 from tests.support.command import inside
@@ -89,7 +89,7 @@ def tried(places: dict[str, Path]) -> list[tuple[str, str]]:
     for told, bad in damaged(json.loads(text)):
         places["record"].write_text(json.dumps(bad))
         try:
-            manifest_reading.read(places["record"])
+            manifest.read(places["record"])
         except InputError:
             refused.append((told, json.dumps(bad)))
         else:
@@ -142,7 +142,7 @@ def test_it_says_where(path: str, value: Any, fault: str, places: dict[str, Path
     bad = changed(document, ("predicate", "buildDefinition", *keys), value)
     places["record"].write_text(json.dumps(bad))
     with pytest.raises(InputError) as caught:
-        manifest_reading.read(places["record"])
+        manifest.read(places["record"])
     assert caught.value.where == str(places["record"])
     assert caught.value.what.startswith("is not a whole manifest: predicate.buildDefinition.")
     assert caught.value.what.endswith(fault)
