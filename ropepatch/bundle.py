@@ -161,6 +161,17 @@ def bundle_of(path: Path) -> Bundle:
     return Bundle(path.parent, names, "split")
 
 
+def is_gguf(path: Path) -> bool:
+    """Whether a file is a GGUF: by its suffix, or, as a blob of Ollama's has none, by its first bytes."""
+    if path.suffix == ".gguf":
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"GGUF"
+    except OSError:
+        return False
+
+
 def skipped(name: str) -> bool:
     """Whether a file of a folder, by its relative name, is no part of the checkpoint."""
     first, _, rest = name.partition("/")

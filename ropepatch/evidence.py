@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ropepatch.bundle import Bundle
+from ropepatch.bundle import Bundle, is_gguf
 from ropepatch.containers import gguf
 from ropepatch.patch import Edit
 from ropepatch.storage.digesting import Digests
@@ -105,7 +105,7 @@ class Evidence:
         return self._choice == "full" or (self._choice == "header" and path.stat().st_size <= SMALL)
 
     def _tensor_files(self) -> list[str]:
-        return [name for name in self._edits if self._choice == "full" and name.endswith(".gguf")]
+        return [name for name in self._edits if self._choice == "full" and is_gguf(self._source.path(name))]
 
     def __enter__(self) -> Evidence:
         return self

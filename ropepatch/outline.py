@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from ropepatch.bundle import is_gguf
 from ropepatch.storage.splice import Splice, segments
 
 #: what of an unchanged range is kept on each side of an exchanged one: headers and lists of factors are shorter
@@ -33,7 +34,7 @@ def _header_end(path: Path) -> int:
     """How far a file's metadata reach; the whole of a JSON file."""
     from ropepatch.containers import gguf, safetensors
 
-    if path.suffix == ".gguf":
+    if is_gguf(path):
         return gguf.scan(path).data_offset
     return safetensors.scan(path).data_offset if path.suffix == ".safetensors" else path.stat().st_size
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
-from ropepatch import checkpoint, naming
+from ropepatch import checkpoint
 from ropepatch.dialects.base import Lowering
+from ropepatch.dialects.gguf import GgufDialect
 from ropepatch.errors import InputError
 from ropepatch.manifest import Manifest
 from ropepatch.methods.base import Method, ParameterError
@@ -48,18 +50,12 @@ def replay(record: Manifest | Patch, ref: str | Path, *, force: bool = False) ->
             hint=f"--force puts {patch.method} with the same parameters in force here; ropepatch diff compares the two",
         )
     edits = tuple(patch.edits)
-    if before.source.format == "gguf":
-        edits = tuple(dataclasses.replace(edit, file=_counterpart(edit.file, model)) for edit in edits)
+    if isinstance(model.dialect, GgufDialect):
+        from ropepatch.dialects import gguf_lower
+
+        edits = tuple(gguf_lower.moved(model.dialect, edits))
     after = dataclasses.replace(patch.after, source=before.source, notes=before.notes)
     return dataclasses.replace(patch, ref=model.ref, edits=edits, before=before, after=after, root=model.dialect.root)
-
-
-def _counterpart(name: str, model: checkpoint.Checkpoint) -> str:
-    """The sibling's file that corresponds to an edited one: the shard of the same number, else the first file."""
-    own = [path.name for path in model.dialect.files()]
-    match = naming.SHARD.match(name)
-    number = int(match["number"]) if match else 1
-    return own[number - 1] if number <= len(own) else own[0]
 
 
 def _otherness(found: RopeProfile, wanted: RopeProfile) -> str | None:
@@ -106,7 +102,9 @@ def _anew(patch: Patch, model: checkpoint.Checkpoint) -> Patch:
         else group
         for name, group in before.groups.items()
     }
-    longer = round(patch.factor * trained) if patch.factor and trained else patch.after.declared_context
+    stages = max((_stages(group.scaling) for group in groups.values()), key=len, default=())
+    factor = math.prod(getattr(stage, "factor", 1) for stage in stages) if len(stages) > 1 else patch.factor
+    longer = round(factor * trained) if factor and trained else patch.after.declared_context
     after = dataclasses.replace(before, groups=groups, trained_context=trained, declared_context=longer)
     try:
         edits, notes = model.dialect.lower(before, after, Lowering())
@@ -123,10 +121,18 @@ def _anew(patch: Patch, model: checkpoint.Checkpoint) -> Patch:
     )
 
 
+def _stages(scaling: Method) -> tuple[Method, ...]:
+    return scaling.stages if isinstance(scaling, Stack) else (scaling,)
+
+
 def _counted_from(scaling: Method, trained: int | None) -> Method:
     """A method with its parameters, counting from another original context."""
     if isinstance(scaling, Stack):
-        return Stack(tuple(_counted_from(stage, trained) for stage in scaling.stages))
+        stages: list[Method] = []
+        for stage in scaling.stages:  # each goes on where the one before it has come to
+            stages.append(_counted_from(stage, trained))
+            trained = trained and round(trained * getattr(stage, "factor", 1))
+        return Stack(tuple(stages))
     if trained is None or "original_max_position_embeddings" not in {item.name for item in dataclasses.fields(scaling)}:
         return scaling
     changed: Any = {"original_max_position_embeddings": trained}

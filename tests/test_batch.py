@@ -72,7 +72,16 @@ def test_a_second_run_leaves_what_is_done(folder: Path) -> None:
     assert "is no output of this patch" in str(third[1].error)
 
 
-@pytest.mark.parametrize("change", ["method", "input", "manifest", "stranger"])
+def test_a_second_run_leaves_overlays(folder: Path) -> None:
+    """An overlay and its body are skipped as well, and the body is not written again."""
+    (first,) = batch.apply_many([str(folder / "a.gguf")], yarn, overlay=True)
+    (second,) = batch.apply_many([str(folder / "a.gguf")], yarn, overlay=True)
+
+    assert (first.status, second.status) == ("written", "skipped"), second.error
+    assert first.output == second.output
+
+
+@pytest.mark.parametrize("change", ["method", "setting", "input", "manifest", "stranger"])
 def test_other_outputs_are_not_taken_for_done(change: str, folder: Path) -> None:
     """An output of another patch, of another input, without or with a foreign manifest is refused, not overwritten."""
     model, output = folder / "a.gguf", folder / "a-yarn-4x.gguf"
@@ -81,6 +90,10 @@ def test_other_outputs_are_not_taken_for_done(change: str, folder: Path) -> None
         ropepatch.open(model).patch("linear", 4.0).write(folder / "other.gguf")
         shutil.move(folder / "other.gguf", output)
         shutil.move(folder / "other.ropepatch.json", folder / "a-yarn-4x.ropepatch.json")
+    elif change == "setting":  # an output of the same name and length, by another value
+        output.unlink()
+        (folder / "a-yarn-4x.ropepatch.json").unlink()
+        ropepatch.open(model).patch("yarn", 4.0, original=250).write(output)
     elif change == "input":
         model.unlink()
         tiny.write_gguf(model, SPEC.with_(seed=9))

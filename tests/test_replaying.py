@@ -13,9 +13,12 @@ import ropepatch
 from ropepatch import manifest
 from ropepatch.bundle import bundle_of
 from ropepatch.errors import InputError
+from ropepatch.frequencies import profile_frequencies
 from tests.support import llamacpp_formula as engine
 from tests.support import tiny
 from tests.support.command import ROOT
+from tests.support.gguf_split import split
+from tests.support.llamacpp import load_report
 from tests.support.outputs import SPEC, digest
 
 
@@ -100,3 +103,61 @@ def test_replay_on_what_has_the_patch_already(gguf_file: Path) -> None:
     record = ropepatch.open(gguf_file).patch("yarn", 4.0).write(gguf_file.with_name("out.gguf"))
     with pytest.raises(InputError, match="has this patch already"):
         ropepatch.replay(record, str(gguf_file.with_name("out.gguf")))
+
+
+@pytest.mark.parametrize(("method", "scaled"), [("mrrope-pro", False), ("mrrope-pro", True), ("ntk", True)])
+def test_replay_across_shards(method: str, scaled: bool, tmp_path: Path) -> None:
+    """Between a file and models of two and three shards, each edit goes where the sibling's own patch has it."""
+    path = tiny.write_gguf(tmp_path / "m.gguf", SPEC)
+    if scaled:  # there is a tensor to replace, in the last shard
+        ropepatch.open(path).patch("mrrope-pro", 4.0).write(in_place=True)
+        path.with_name("m.ropepatch.json").unlink()
+    refs = [path, *(split(path, count)[-1] for count in (2, 3))]
+    wanted = [ropepatch.open(ref).patch(method, 8.0, existing="replace" if scaled else "error") for ref in refs]
+
+    def told(patch: ropepatch.Patch) -> set[tuple[object, ...]]:
+        return {(edit.file, edit.name, str(edit.before), str(edit.after)) for edit in patch.edits}
+
+    for patch in wanted:
+        assert [told(ropepatch.replay(patch, ref)) for ref in refs] == [told(own) for own in wanted]
+    ropepatch.replay(wanted[0], refs[2]).write(tmp_path / "replayed.gguf")
+    wanted[2].write(tmp_path / "own.gguf")
+    for replayed, own in zip(
+        *(sorted(tmp_path.glob(f"{name}-*-of-*.gguf")) for name in ("replayed", "own")), strict=True
+    ):
+        assert engine.keys_of(replayed) == engine.keys_of(own)
+        assert {n: t.tobytes() for n, t in engine.tensors_of(replayed).items()} == {
+            n: t.tobytes() for n, t in engine.tensors_of(own).items()
+        }
+
+
+def test_what_is_replayed_on_shards_is_loaded(tmp_path: Path) -> None:
+    """llama.cpp, which counts the tensors of all shards, loads a model that got a further one from another's patch."""
+    pytest.importorskip("xllamacpp")
+    path = tiny.write_gguf(tmp_path / "m.gguf", SPEC)
+    patch = ropepatch.open(path).patch("mrrope-pro", 4.0)
+    ropepatch.replay(patch, split(path, 3)[0]).write(tmp_path / "out.gguf")
+
+    report = load_report(tmp_path / "out-00001-of-00003.gguf")
+
+    assert report.loaded, report.error
+
+
+def test_a_stack_made_anew_counts_from_the_other_context(tmp_path: Path) -> None:
+    """Forced on a model of another context, a stack is the one that its two methods make of that model."""
+
+    def stacked(name: str, place: Path) -> ropepatch.Patch:
+        ropepatch.open(ROOT / "fixtures" / name).patch("llama3", 4.0).write(place)
+        return ropepatch.open(place).patch("yarn", 2.0, existing="compose")
+
+    wanted = stacked("tiny-retriever.gguf", tmp_path / "direct.gguf").after
+    assert (wanted.trained_context, wanted.declared_context) == (256, 2048)
+
+    forced = ropepatch.replay(
+        stacked("tiny-llama.gguf", tmp_path / "first.gguf"), str(ROOT / "fixtures" / "tiny-retriever.gguf"), force=True
+    )
+
+    assert forced.after.declared_context == wanted.declared_context
+    forced.write(tmp_path / "forced.gguf")
+    found = ropepatch.open(tmp_path / "forced.gguf").frequencies(2048)["default"]
+    np.testing.assert_allclose(found.inv_freq, profile_frequencies(wanted, 2048)["default"].inv_freq, rtol=1e-6)

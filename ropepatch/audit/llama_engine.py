@@ -54,7 +54,11 @@ class LlamaCppEngine:
             raise UsageError("this needs xllamacpp", hint="pip install 'ropepatch[llamacpp]'") from None
         for variant in chosen:
             if variant.checkpoint.profile.source.format != "gguf":
-                raise InputError("llama.cpp is given .gguf files only", where=variant.checkpoint.ref)
+                raise InputError(
+                    "llama.cpp is given GGUF files only",
+                    where=variant.checkpoint.ref,
+                    hint="--engine torch takes folders",
+                )
         self.environment = {"engine": f"llama.cpp (xllamacpp {wheel})", "device": device, "dtype": dtype}
         self._float32, self._gpu, self._longest = dtype == "float32", device != "cpu", longest
         self._folder = Path(tempfile.mkdtemp(prefix="ropepatch-audit-"))

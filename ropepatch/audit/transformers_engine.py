@@ -43,7 +43,11 @@ class TransformersEngine:
             import transformers
         for variant in chosen:
             if variant.checkpoint.profile.source.format != "hf":
-                raise InputError("transformers is given Hugging Face folders only", where=variant.checkpoint.ref)
+                raise InputError(
+                    "transformers is given Hugging Face folders only",
+                    where=variant.checkpoint.ref,
+                    hint="--engine torch or llama.cpp takes a GGUF",
+                )
         self._device, self._dtype = engines.device_of(device), getattr(torch, dtype)
         self.environment = {
             "engine": f"transformers {transformers.__version__}", "device": self._device, "dtype": dtype,

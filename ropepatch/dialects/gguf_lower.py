@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,7 @@ from ropepatch.methods.longrope import LongRope
 from ropepatch.methods.none import NoScaling
 from ropepatch.methods.stack import Stack
 from ropepatch.methods.yarn import Yarn
+from ropepatch.naming import SHARD
 from ropepatch.patch import Edit, Value, difference
 from ropepatch.profile import RopeGroup, RopeProfile
 from ropepatch.runtimes.llama_cpp_table import FREQS, LONG, SHORT, Row
@@ -246,6 +249,28 @@ def _edits(dialect: GgufDialect, spelling: _Spelling) -> list[Edit]:
         if count is not None and isinstance(count.value, int):
             spelling.keys[_COUNT] = (TYPE_NAMES[count.type], count.value + len(added))
     return _key_edits(dialect, spelling) + _tensor_edits(dialect, spelling)
+
+
+def moved(dialect: GgufDialect, edits: Sequence[Edit]) -> list[Edit]:
+    """A patch's edits in a sibling that may be cut into other shards.
+
+    A tensor is edited in the shard that holds it; what is new goes to the shard of the same number, else to the first;
+    and the count of tensors is the sibling's own.
+    """
+    kept = [dataclasses.replace(edit, file=_shard(dialect, edit)) for edit in edits if edit.path != (_COUNT,)]
+    added = sum((edit.before is None) - (edit.after is None) for edit in kept if edit.target == "tensor")
+    count = dialect.header.keys.get(_COUNT)
+    if added and len(dialect.shards) > 1 and count is not None and isinstance(count.value, int):
+        before, after = (Value(number, TYPE_NAMES[count.type]) for number in (count.value, count.value + added))
+        kept.insert(0, Edit(dialect.header.path.name, "key", (_COUNT,), before, after))
+    return kept
+
+
+def _shard(dialect: GgufDialect, edit: Edit) -> str:
+    holder = dialect.holder(edit.path[0]) if edit.target == "tensor" else None
+    match = SHARD.match(edit.file)
+    number = int(match["number"]) if match else 1
+    return (holder or dialect.shards[number - 1 if number <= len(dialect.shards) else 0]).path.name
 
 
 def _key_edits(dialect: GgufDialect, spelling: _Spelling) -> list[Edit]:

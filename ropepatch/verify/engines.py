@@ -210,7 +210,11 @@ class TransformersEngine:
             import transformers
         self.version = str(transformers.__version__)
         if checkpoint.profile.source.format != "hf":
-            raise InputError("transformers is given Hugging Face folders only", where=checkpoint.ref)
+            raise InputError(
+                "transformers is given Hugging Face folders only",
+                where=checkpoint.ref,
+                hint="--engine torch or llama.cpp takes a GGUF",
+            )
         root = str(Path(checkpoint.dialect.root))
         try:
             config = transformers.AutoConfig.from_pretrained(root, local_files_only=True, trust_remote_code=False)

@@ -20,6 +20,7 @@ if __name__ != "__main__":
     import numpy as np
     import numpy.typing as npt
 
+    from ropepatch.bundle import is_gguf
     from ropepatch.errors import CheckFailed, InputError, UsageError
     from ropepatch.methods.base import Frequencies
 
@@ -38,8 +39,8 @@ class LlamaCppEngine:
             self.version = f"xllamacpp {version('xllamacpp')}"
         except PackageNotFoundError:
             raise UsageError("this needs xllamacpp", hint="pip install 'ropepatch[llamacpp]'") from None
-        if path.suffix != ".gguf":
-            raise InputError("llama.cpp is given .gguf files only", where=str(path))
+        if not is_gguf(path):
+            raise InputError("llama.cpp is given GGUF files only", where=str(path), hint="--engine torch takes folders")
         self.path, self.length, self.seconds = path, length, seconds
 
     def rotations(self) -> dict[str, Frequencies] | None:

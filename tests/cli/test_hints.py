@@ -73,3 +73,5 @@ def test_a_gguf_without_a_suffix(model: Path) -> None:
     blob = model.rename(model.with_name("sha256-0123abcd"))
 
     assert inside(*APPLY, blob, "-q").out.strip() == str(blob.with_name("sha256-0123abcd-yarn-4x.gguf"))
+    checks = inside("manifest", "verify", blob.with_name("sha256-0123abcd-yarn-4x.gguf"), "--json").document["checks"]
+    assert {check["name"]: check["result"] for check in checks}["tensor data"] == "PASSED"

@@ -40,6 +40,7 @@ def refused(ref: object) -> str:
         ("consolidated.00.pth", _ZIP, "does not unpickle"),
         ("pytorch_model.bin", b"\x80\x02" + bytes(60), "does not unpickle"),
         ("model.onnx", bytes(64), "give a .gguf"),
+        ("weights.bin", bytes(64), "give a .gguf"),
         ("model.gguf", bytes(64), "not a GGUF file"),
         ("tokenizer.json", b'{"version": "1.0", "model": {}}', "is no model's config"),
     ],

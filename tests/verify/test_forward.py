@@ -19,6 +19,7 @@ import ropepatch
 from ropepatch import schemas
 from ropepatch.cli import main
 from ropepatch.containers import gguf, gguf_rewrite
+from ropepatch.errors import InputError
 from ropepatch.verify import forward, live, probes, promise, shape, surroundings
 from ropepatch.verify.promise import Check
 from ropepatch.verify.verification import Verification
@@ -123,6 +124,18 @@ def test_llama_cpp_answers_whatever_it_samples() -> None:
 
     assert found.shape == (32, 307)
     np.testing.assert_allclose(np.exp(found).sum(1), 1, atol=1e-5)
+
+
+def test_llama_cpp_takes_a_gguf_of_any_name(tmp_path: Path) -> None:
+    """A blob of Ollama's has no suffix; what is no GGUF is refused under any name, with what takes it."""
+    pytest.importorskip("xllamacpp")
+    from ropepatch.verify.llama_engine import LlamaCppEngine
+
+    blob = shutil.copy(ROOT / "fixtures" / "tiny-llama.gguf", tmp_path / "sha256-0123abcd")
+    assert LlamaCppEngine(Path(blob), 256).log_probabilities([5, 9], [0, 1], [1]).shape == (1, 307)
+    for path in (ROOT / "fixtures" / "tiny-llama", ROOT / "fixtures" / "tiny-llama" / "config.json"):
+        with pytest.raises(InputError, match=r"llama\.cpp is given GGUF files only; --engine torch takes folders"):
+            LlamaCppEngine(path, 256)
 
 
 def test_the_token_that_llama_cpp_samples_changes_nothing(base_gguf: Path) -> None:
