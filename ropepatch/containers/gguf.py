@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,6 +39,7 @@ _WINDOW = 64 << 20
 #: the header that was scanned last, with its bytes if they are no more than this: a patch scans a file several times
 _LAST: list[tuple[bytes, Header]] = []
 _KEPT = 16 << 20
+_PIECE = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -191,11 +193,11 @@ def scan(path: str | Path, known: int | None = None) -> Header:
 def _scan_beginning(path: Path, number: int, known: int, size: int) -> Header:
     from ropepatch.containers.gguf_scanner import Scanner
 
+    last = _LAST[0] if _LAST else None
+    if last and last[1].size == size and len(last[0]) <= known and _begins(number, last[0]):
+        return replace(last[1], path=path)
     with mmap.mmap(number, known, access=mmap.ACCESS_READ) as data:
-        for kept, header in _LAST:
-            if header.size == size and data[: len(kept)] == kept:
-                return replace(header, path=path)
-        scanner = Scanner(path, data, size)
+        scanner = Scanner(path, data, size, last)
         try:
             header = scanner.run()
             if header.infos_end <= _KEPT:
@@ -207,3 +209,9 @@ def _scan_beginning(path: Path, number: int, known: int, size: int) -> Header:
             raise InputError(
                 "the header ends in the middle of a value: the file is truncated", where=str(path)
             ) from None
+
+
+def _begins(number: int, wanted: bytes) -> bool:
+    """Whether a file begins with these bytes; compared piece by piece, for which no new pages are needed."""
+    pieces = (wanted[at : at + _PIECE] for at in range(0, len(wanted), _PIECE))
+    return all(os.pread(number, len(piece), index * _PIECE) == piece for index, piece in enumerate(pieces))

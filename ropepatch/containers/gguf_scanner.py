@@ -38,16 +38,20 @@ MAX_KEYS, MAX_TENSORS, MAX_TEXTS = 1 << 16, 1 << 16, 1 << 21
 #: of all texts together that are held: keys, their values, names of tensors
 MAX_HELD = 16 << 20
 
-#: the bytes of the last long arrays of texts by their count: a patch scans one vocabulary several times
-_VOCABULARIES: dict[int, bytes] = {}
-_MANY, _KEPT = 10_000, 16 << 20
-
 
 class Scanner:
-    """Walks the header once; ``at`` is the current offset."""
+    """Walks the header once; ``at`` is the current offset.
 
-    def __init__(self, path: Path, data: mmap.mmap, size: int) -> None:
+    Args:
+        path: the file, for messages.
+        data: its beginning.
+        size: its length.
+        last: a header that was scanned before, with its bytes: a patch leaves most of them as they were.
+    """
+
+    def __init__(self, path: Path, data: mmap.mmap, size: int, last: tuple[bytes, Header] | None = None) -> None:
         self.path, self.data, self.size, self.at = path, data, size, 0
+        self.last = last
         self.left = 0
         self.data_end = 0
         self.held = self.texts = 0
@@ -145,7 +149,7 @@ class Scanner:
         return ref
 
     def _skip_texts(self, count: int, key: str) -> None:
-        start, known = self.at, _VOCABULARIES.get(count, b"")
+        start, known = self.at, self._as_before(count, key)
         if known and self.data[start : start + len(known)] == known:
             self.at += len(known)
             return
@@ -158,11 +162,14 @@ class Scanner:
             self.at = at
             raise self.fail(f"a text of key {key!r} leaves the file")
         self.at = at
-        if count >= _MANY and at - start <= _KEPT and at <= len(self.data):
-            _VOCABULARIES.pop(count, None)
-            _VOCABULARIES[count] = self.data[start:at]
-            while len(_VOCABULARIES) > 2:
-                _VOCABULARIES.pop(next(iter(_VOCABULARIES)))
+
+    def _as_before(self, count: int, key: str) -> bytes:
+        """The bytes of an array of as many texts under the same key of the header that was scanned before."""
+        if self.last is None or (record := self.last[1].keys.get(key)) is None:
+            return b""
+        data, ref = self.last[0], record.value
+        same = isinstance(ref, ArrayRef) and (ref.type, ref.count) == (STRING, count)
+        return data[ref.offset : record.end] if same and self.last[1].endian == self.endian else b""
 
     def _alignment(self, header: Header) -> int:
         record = header.keys.get("general.alignment")
