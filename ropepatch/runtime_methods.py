@@ -19,7 +19,6 @@ HF_TYPES = ("llama", "mistral", "mixtral", "phi3", "qwen2", "qwen2_moe", "qwen3"
 #: rope types whose frequencies change with the length, so that a cached key cannot be turned to another position
 _CHANGING = ("dynamic", "longrope")
 _NAME = "ropepatch_self_extend"
-SELF_EXTEND = "self-extend"
 #: queries that are run at once: bounds the two matrices of scores
 _QUERIES = 512
 

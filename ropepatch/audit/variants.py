@@ -11,9 +11,10 @@ from typing import Any
 from ropepatch import checkpoint
 from ropepatch.checkpoint import Checkpoint
 from ropepatch.errors import InputError, UsageError
+from ropepatch.methods.runtime_only import SELF_EXTEND
 from ropepatch.patch import Patch
 from ropepatch.profile import RopeProfile
-from ropepatch.runtime_methods import SELF_EXTEND, SelfExtend, advised
+from ropepatch.runtime_methods import SelfExtend, advised
 from ropepatch.verify.promise import trained_context, unscaled
 
 UNPATCHED, BASE, AS_IT_IS = "none", "base", "as it is"

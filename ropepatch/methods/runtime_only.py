@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ropepatch.errors import MethodUnsupported
-from ropepatch.runtime_methods import SELF_EXTEND, advised
 
+SELF_EXTEND = "self-extend"
 DUAL_CHUNK = "dca"
 NAMES = (SELF_EXTEND, DUAL_CHUNK)
 #: what each engine has of Self-Extend: engine, how, since or until when
@@ -18,6 +18,8 @@ SELF_EXTEND_ENGINES = (
 
 def refuse_self_extend(ref: str, trained: int | None, factor: float | None, length: int | None) -> MethodUnsupported:
     """Why there is nothing to write, and the lines that still run it, with numbers where they follow."""
+    from ropepatch.runtime_methods import advised
+
     group, window, tokens = "G", "W", "N"
     wanted = length or (round(factor * trained) if factor and trained else None)
     if trained and wanted and wanted > trained:

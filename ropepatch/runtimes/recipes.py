@@ -1,16 +1,16 @@
-"""Formulas of ``ropepatch.methods`` under the parameters that an engine feeds them."""
+"""Formulas of ``ropepatch.methods`` under the parameters that an engine feeds them.
+
+Methods that few checkpoints have are imported where they are used: every doctor loads this file.
+"""
 
 from __future__ import annotations
 
 from ropepatch.methods.base import Frequencies, Spectrum, yarn_attention
-from ropepatch.methods.dynamic import Dynamic
 from ropepatch.methods.factors import Factors
 from ropepatch.methods.linear import Linear
 from ropepatch.methods.llama3 import Llama3
 from ropepatch.methods.longrope import LongRope
 from ropepatch.methods.none import NoScaling
-from ropepatch.methods.ntk import Ntk
-from ropepatch.methods.proportional import Proportional
 from ropepatch.methods.yarn import Yarn
 from ropepatch.runtimes.base import compute
 
@@ -27,11 +27,15 @@ def linear(rope: Spectrum, factor: float, where: str) -> Frequencies:
 
 def dynamic(rope: Spectrum, factor: float, context: int | None, length: int | None, where: str) -> Frequencies:
     """Dynamic NTK whose unscaled length is ``context``."""
+    from ropepatch.methods.dynamic import Dynamic
+
     return compute(lambda: Dynamic(factor, context or 0), rope, length, where)
 
 
 def ntk(rope: Spectrum, alpha: float, where: str) -> Frequencies:
     """One raised base, ``θ α^(d/(d-2))``."""
+    from ropepatch.methods.ntk import Ntk
+
     return compute(lambda: Ntk(alpha), rope, None, where)
 
 
@@ -42,6 +46,8 @@ def llama3(rope: Spectrum, factor: float, original: float, low: float, high: flo
 
 def proportional(rope: Spectrum, partial: float, factor: float, where: str) -> Frequencies:
     """The first share of the head's pairs, the others at rest; ``rope`` spans the whole head."""
+    from ropepatch.methods.proportional import Proportional
+
     return compute(lambda: Proportional(partial, factor), rope, None, where)
 
 

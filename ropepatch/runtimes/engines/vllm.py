@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from ropepatch.errors import InputError
 from ropepatch.methods.base import Frequencies, yarn_attention
-from ropepatch.methods.theta import rebased
 from ropepatch.runtimes import config_view, line5, recipes
 from ropepatch.runtimes.base import Behaviour, Engine, Order, Prediction, Runtime, Source, Version
 from ropepatch.runtimes.config_view import ORIGINAL, Reader, View
@@ -139,6 +138,8 @@ def reject_whole_factor(engine: Engine, view: View) -> None:
 
 def _ntk(engine: Vllm, view: View, read: Reader, length: int | None) -> Result:
     """``ntk_scaling_rope.py``: pair i is slowed by ``s^(2 (i+1) / d)``, so that the first one is slowed as well."""
+    from ropepatch.methods.theta import rebased
+
     dim = view.share()
     rope, factor = view.spectrum(dim), read.need("factor")
     if "mixed_b" in view.rope:
