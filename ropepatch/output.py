@@ -9,7 +9,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ropepatch import bundle_writing, manifest, naming, splices
-from ropepatch import overlay as overlays
 from ropepatch.bundle import Bundle, Progress, bundle_of
 from ropepatch.errors import UsageError
 from ropepatch.evidence import Evidence
@@ -72,7 +71,11 @@ def target_of(patch: Patch, source: Bundle, output: str | Path | None = None, *,
     """
     usual = default_output(patch)
     path = usual if output is None else source.placed(output, usual)
-    return overlays.target(path) if overlay else source.renamed(path)
+    if overlay:
+        from ropepatch import overlay as overlays
+
+        return overlays.target(path)
+    return source.renamed(path)
 
 
 def _origin(patch: Patch) -> tuple[str, Mapping[str, Mapping[str, str]]]:
@@ -257,6 +260,8 @@ class _Overlay:
     forward: after_write.ForwardCheck | None = None
 
     def run(self, verify: bool) -> Manifest:
+        from ropepatch import overlay as overlays
+
         started = manifest.now()
         self.target.refuse_existing()
         with bundle_writing.appearing(self.target, dict.fromkeys(self.target.names, 0), sync=self.sync) as work:

@@ -6,7 +6,6 @@ input only, whose pages the copy brings into memory anyway.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 from collections.abc import Iterable, Sequence
@@ -55,6 +54,8 @@ class Digests:
         return self._pool.submit(self._take, path, parts)
 
     def _take(self, path: Path, parts: Iterable[tuple[int, int] | bytes]) -> str:
+        import hashlib  # loads OpenSSL: many patches take no digest
+
         digest = hashlib.sha256()
         buffer = memoryview(bytearray(_CHUNK))
         with open(path, "rb", buffering=0) as file:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import shutil
 import tempfile
@@ -259,6 +258,8 @@ def link_or_copy(source: Path, target: Path, *, sync: bool = True, progress: Pro
 
 def sha256(path: Path, *, progress: Progress | None = None) -> str:
     """The sha256 of a file, as 64 hexadecimal digits."""
+    import hashlib  # loads OpenSSL: many patches take no digest
+
     digest = hashlib.sha256()
     with open(path, "rb", buffering=0) as file:
         while chunk := file.read(1 << 20):
