@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ropepatch import naming
 from ropepatch.cli import _shown
 from ropepatch.cli._output import Output
 
@@ -134,7 +135,7 @@ def examined(out: Output, patch: Patch, wanted: Sequence[str], *, force: bool) -
 
 def recovered(out: Output, ref: str, in_place: bool) -> None:
     """Undo an interrupted change before another one in place; other commands only say that there is one."""
-    if in_place and ref and Path(ref).exists():
+    if in_place and ref and Path(ref).exists() and naming.journals(Path(ref)):
         import ropepatch
 
         for path in ropepatch.recover(ref):
