@@ -7,7 +7,7 @@ import os
 import struct
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -62,8 +62,7 @@ class KeyValue:
     end: int
 
 
-@dataclass(frozen=True)
-class TensorInfo:
+class TensorInfo(NamedTuple):
     """One tensor record; ``offset`` counts from the start of the data section, ``size`` is in bytes, ``start`` and
     ``end`` are file offsets of the record."""
 
@@ -142,7 +141,13 @@ class Header:
     @property
     def data_size(self) -> int:
         """Bytes of the data section that the tensors take, the padding of the last one included."""
-        return max((align(info.offset + info.size, self.alignment) for info in self.tensors.values()), default=0)
+        return align(data_end(self.tensors), self.alignment)
+
+
+def data_end(tensors: dict[str, TensorInfo]) -> int:
+    """Where the last tensor ends in the data section: each begins where the one before it in the file has ended."""
+    last = next(reversed(tensors.values()), None)
+    return 0 if last is None else last.offset + last.size
 
 
 def align(position: int, alignment: int) -> int:

@@ -25,6 +25,7 @@ from ropepatch.containers.gguf import (
     KeyValue,
     TensorInfo,
     align,
+    data_end,
 )
 from ropepatch.errors import InputError
 
@@ -216,7 +217,7 @@ class Scanner:
         return elements // block * width
 
     def _check_data(self, header: Header) -> None:
-        end = max((info.offset + info.size for info in header.tensors.values()), default=0)
+        end = data_end(header.tensors)
         if header.tensors and header.data_offset + end > self.size:
             raise InputError(
                 f"tensor data ends at {header.data_offset + end}, the file at {self.size}: it is truncated",
