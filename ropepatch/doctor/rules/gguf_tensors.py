@@ -10,6 +10,7 @@ from ropepatch.doctor.subject import Subject
 from ropepatch.methods.llama3 import Llama3
 from ropepatch.methods.stack import Stack, stages
 from ropepatch.runtimes.llama_cpp_table import FREQS, LONG, SHORT
+from ropepatch.runtimes.recipes import longrope_magnitude
 
 _GGUF = ("gguf",)
 
@@ -163,7 +164,7 @@ def no_magnitude(subject: Subject) -> Iterator[Hit]:
     declared = view.number("context_length")
     original = view.number("rope.scaling.original_context_length")
     if declared and original and declared > original > 1:
-        usual = _usual_magnitude(int(declared), int(original))
+        usual = longrope_magnitude(declared / original, original)
         text = f"is not there: cos and sin stay as they are; an extension to {declared:,.0f} usually has {usual:.4g}"
         yield Hit(view.full("rope.scaling.attn_factor"), text, subject.scope.specs)
 
@@ -184,10 +185,3 @@ def at_load(subject: Subject) -> Iterator[Hit]:
         original = subject.profile.trained_context if subject.profile is not None else None
         beyond = f" above {original:,}" if original else ""
         yield Hit(LONG, f"a context{beyond} puts the long factors in force for short prompts too", concerned)
-
-
-def _usual_magnitude(declared: int, original: int) -> float:
-    """LongRoPE's magnitude for an extension from ``original`` to ``declared`` tokens."""
-    from ropepatch.methods.longrope import LongRope
-
-    return LongRope((1.0,), (1.0,), original, factor=declared / original).attention
