@@ -9,7 +9,7 @@ from typing import Any
 
 from ropepatch import checkpoint
 from ropepatch.dialects.base import Lowering
-from ropepatch.dialects.gguf import GgufDialect
+from ropepatch.dialects.base import is_gguf
 from ropepatch.errors import InputError
 from ropepatch.manifest import Manifest
 from ropepatch.methods.base import Method, ParameterError
@@ -50,7 +50,7 @@ def replay(record: Manifest | Patch, ref: str | Path, *, force: bool = False) ->
             hint=f"--force puts {patch.method} with the same parameters in force here; ropepatch diff compares the two",
         )
     edits = tuple(patch.edits)
-    if isinstance(model.dialect, GgufDialect):
+    if is_gguf(model.dialect):
         from ropepatch.dialects import gguf_lower
 
         edits = tuple(gguf_lower.moved(model.dialect, edits))

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
+from ropepatch.bundle import is_gguf
 from ropepatch.dialects.base import Dialect
 from ropepatch.errors import InputError
 from ropepatch.naming import firsts, journals
@@ -40,7 +41,7 @@ def open(ref: str) -> Dialect:
         return _open_folder(path)
     if not path.is_file():
         raise InputError("is no regular file", where=ref, hint="give the file itself, not a pipe or device")
-    if path.suffix == ".gguf" or _starts_with(path, b"GGUF"):
+    if is_gguf(path):
         return _gguf(path)
     if path.name.endswith(".safetensors.index.json"):
         return _open_folder(path.parent)
@@ -75,8 +76,11 @@ def _open_folder(path: Path) -> Dialect:
 def _no_model(folder: Path) -> InputError:
     from ropepatch.dialects import strangers
 
-    names = {entry.name for entry in folder.iterdir()}
-    return strangers.folder(str(folder), names, lambda name: (folder / name).open(errors="replace").read(_READ))
+    def read(name: str) -> str:
+        with (folder / name).open(encoding="utf-8", errors="replace") as stream:
+            return stream.read(_READ)
+
+    return strangers.folder(str(folder), {entry.name for entry in folder.iterdir()}, read)
 
 
 def _models(files: list[Path]) -> list[Path]:
@@ -128,11 +132,6 @@ def _opened(opens: Callable[[Path], Dialect], path: Path) -> Dialect:
         from ropepatch.dialects import strangers
 
         raise strangers.file(path, error) from None
-
-
-def _starts_with(path: Path, magic: bytes) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(magic)) == magic
 
 
 def _gguf(path: Path) -> Dialect:

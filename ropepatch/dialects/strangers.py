@@ -58,7 +58,8 @@ def file(path: Path, otherwise: InputError | None = None) -> InputError:
         path: the file, which can be opened.
         otherwise: what to say of one whose beginning tells nothing.
     """
-    start = path.open("rb").read(64)
+    with path.open("rb") as stream:
+        start = stream.read(64)
     for beginning, what, hint in _BEGINNINGS:
         if start.lower().startswith(beginning):
             return InputError(what, where=str(path), hint=hint)

@@ -109,6 +109,8 @@ def _tensors(dialect: GgufDialect, edits: Sequence[Edit]) -> Mapping[str, Tensor
 
 def with_edits(dialect: GgufDialect, edits: Sequence[Edit]) -> GgufDialect:
     """The file with its keys edited, in memory; tensors stay as they are."""
+    from ropepatch.dialects.gguf import GgufDialect
+
     keys: dict[str, Any] = dict(dialect.header.keys)
     for edit in edits:
         if edit.target != "key":
@@ -118,6 +120,4 @@ def with_edits(dialect: GgufDialect, edits: Sequence[Edit]) -> GgufDialect:
         else:
             keys[edit.name] = KeyValue(edit.name, TYPE_CODES[edit.after.type or "STRING"], edit.after.data, 0, 0)
     header: Header = dataclasses.replace(dialect.header, keys=keys)
-    from ropepatch.dialects.gguf import GgufDialect
-
     return GgufDialect([header, *dialect.shards[1:]])
