@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ropepatch import checkpoint
-from ropepatch.dialects.base import Lowering
-from ropepatch.dialects.base import is_gguf
+from ropepatch.dialects.base import Lowering, is_gguf
 from ropepatch.errors import InputError
 from ropepatch.manifest import Manifest
 from ropepatch.methods.base import Method, ParameterError
