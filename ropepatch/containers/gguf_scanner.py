@@ -66,7 +66,8 @@ class Scanner:
         left = self.size - self.at
         # The smallest record: 8 bytes of key length, 1 of key, 4 of type, 1 of value; a tensor takes at least 25.
         if not 0 <= keys <= left // 14 or not 0 <= tensors <= left // 25:
-            raise self.fail(f"declares {keys} keys and {tensors} tensors in {left} bytes")
+            found = f"{keys} keys and {tensors} tensors in {left} bytes"
+            raise self.fail(f"declares {found}: the file is truncated, or damaged")
         if keys > MAX_KEYS or tensors > MAX_TENSORS:
             raise self.fail(f"{keys} keys and {tensors} tensors are too many (limits {MAX_KEYS} and {MAX_TENSORS})")
         for _ in range(keys):
@@ -138,7 +139,8 @@ class Scanner:
         if width is None:
             raise self.fail(f"key {key!r} is an array of {TYPE_NAMES.get(inner, inner)}, which loaders reject")
         if count > MAX_ARRAY or count > (self.size - self.at) // width:
-            raise self.fail(f"key {key!r} declares {count} elements in {self.size - self.at} bytes")
+            left = f"{count} elements in {self.size - self.at} bytes"
+            raise self.fail(f"key {key!r} declares {left}: the file is truncated, or damaged")
         self.texts += count if inner == STRING else 0
         if self.texts > MAX_TEXTS:
             raise self.fail(f"key {key!r} declares too many texts (limit {MAX_TEXTS} in all arrays)")
