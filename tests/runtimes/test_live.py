@@ -15,6 +15,7 @@ import pytest
 from ropepatch import runtimes
 from ropepatch.errors import InputError, RuntimeRejects
 from tests.support import hf_walk
+from tests.support.rotation import check
 
 LENGTH = 3000
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}
@@ -62,8 +63,7 @@ def test_installed_transformers(model_type: str, spelling: str) -> None:
         predicted = runtimes.predict(release, None, config, length)
         assert set(predicted) == set(computed)
         for group, (inv_freq, scale) in computed.items():
-            np.testing.assert_allclose(predicted[group].inv_freq, inv_freq, rtol=1e-6, atol=0, err_msg=group)
-            assert math.isclose(predicted[group].attention_scale, scale, rel_tol=1e-6)
+            check(predicted[group], inv_freq, scale, group)
 
 
 @pytest.mark.skipif(hf_walk.line() != "5", reason="the newest line of transformers is compared")

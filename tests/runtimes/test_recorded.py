@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import math
 import re
 from functools import cache
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 
 from ropepatch import runtimes
 from ropepatch.errors import RuntimeRejects
-from ropepatch.runtimes.base import Prediction
+from tests.support.rotation import check
 
 DATA = Path(__file__).parent.parent / "data" / "runtimes"
 RELEASES = {
@@ -31,9 +30,6 @@ RELEASES = {
     "exllamav3@1.4.1": "exllamav3_1.4.1",
     "exllamav2@0.3.2": "exllamav2_0.3.2",
 }
-#: what float32 leaves over; 2e-5, which one would take for near, is 2 radians of the fastest pair at position FAR
-RTOL = 1e-6
-FAR, PHASE = 100_000, 0.01
 
 
 @cache
@@ -73,14 +69,6 @@ def named(refusal: str) -> str | None:
         return "AssertionError"
     found = re.search(r"stops with an? (\w+)", refusal)
     return found[1] if found else None
-
-
-def check(predicted: Prediction, inv_freq: Any, attention_scale: float) -> None:
-    """Hold a prediction against what was computed: each frequency, its angle far away, and the magnitude."""
-    computed = np.asarray(inv_freq)
-    np.testing.assert_allclose(predicted.inv_freq, computed, rtol=RTOL, atol=0)
-    np.testing.assert_allclose(FAR * predicted.inv_freq, FAR * computed, rtol=0, atol=PHASE)
-    assert math.isclose(predicted.attention_scale, attention_scale, rel_tol=RTOL)
 
 
 def test_every_release_computed_every_case() -> None:
